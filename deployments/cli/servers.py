@@ -25,6 +25,13 @@ def add_to(app: typer.Typer) -> None:
         rich_help_panel=PANEL,
         epilog=examples("perennial work", "perennial work --pool perennial-ecs --work-queue default"),
     )(work)
+    app.command(
+        rich_help_panel=PANEL,
+        epilog=examples(
+            "perennial gateway --model churn",
+            "perennial gateway --model churn --model air_time --host 0.0.0.0 --api-key-file key.txt",
+        ),
+    )(gateway)
 
 
 def demo(models: Models = None) -> None:
@@ -121,3 +128,35 @@ def work(
     from deployments.local.worker import work as work_on  # loads Prefect
 
     raise typer.Exit(work_on(pool, work_queue or []))
+
+
+def gateway(
+    model: Annotated[
+        list[str],
+        typer.Option(help="A model to serve: its name, or the path of its file. May be repeated.", metavar="MODEL"),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free one.", metavar="PORT")] = 8080,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the key that requests must name, which only you can read. It may be replaced while the "
+            "gateway runs.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    no_api_key: Annotated[
+        bool, typer.Option("--no-api-key", help="Require no key on an address that other machines reach.")
+    ] = False,
+    drain_s: Annotated[
+        float, typer.Option(help="Seconds to answer on after SIGTERM, while /ready refuses.", metavar="SECONDS")
+    ] = 5.0,
+) -> None:
+    """Serve models over HTTP, in MLflow's request format, until a signal.
+
+    The champion answers, and a challenger as the rollout says. Every answer is logged to the lake.
+    """
+    from infra.gateway.server import Listening, run  # loads machine learning libraries
+
+    raise typer.Exit(run(model, Listening(host, port, api_key_file, no_api_key, drain_s)))

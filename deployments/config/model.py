@@ -223,6 +223,12 @@ class ModelConfig(Settings):
         count = int((until - self.period.start) / step)
         return tuple(Window(until - count * step, until).split(self.window_days)) if count else ()
 
+    def window_at(self, moment: datetime) -> Window:
+        """Return the window that contains `moment`, complete or not; before `period.history_until` one of the history."""
+        step = timedelta(days=self.window_days)
+        start = self.period.history_until + (moment - self.period.history_until) // step * step
+        return Window(start, start + step)
+
     def window_until(self, moment: datetime) -> Window:
         """Return the latest window that may be read at `moment`. Raises ModelConfigError if none is complete yet."""
         settled = moment - self.settling

@@ -19,6 +19,7 @@ from .tables import (
     labels_due_by as labels_due_by,
     land_label_faults as land_label_faults,
     land_labels as land_labels,
+    land_prediction_segment as land_prediction_segment,
     land_predictions as land_predictions,
     land_rows as land_rows,
     landed_rows as landed_rows,

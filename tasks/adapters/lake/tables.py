@@ -8,8 +8,9 @@ reading it returns the same rows bit for bit or raises LakeError. Rows are order
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -45,6 +46,7 @@ __all__ = [
     "labels_due_by",
     "land_label_faults",
     "land_labels",
+    "land_prediction_segment",
     "land_predictions",
     "land_rows",
     "landed_rows",
@@ -115,6 +117,54 @@ def land_predictions(config: ModelConfig, window: Window, model_version: str, ta
     further = {name: table[name] for name in table.column_names if name not in columns}
     landing = _Landing(config.name, "predictions", window, f"{window.name}/{model_version}")
     return _land_once(landing, pa.table(columns | further), {})
+
+
+def land_prediction_segment(config: ModelConfig, writer: str, number: int, rows: pa.Table) -> None:
+    """Store a segment of an online prediction log once; its rows may lie in several windows.
+
+    `rows` has the columns of `land_predictions` and `model_version`, with ids as text. A writer numbers its segments, and
+    lands them in that order.
+    """
+    uri, key = workspace().table(config.name, "predictions"), f"gateway/{writer}"
+    if not rows.num_rows:
+        return
+    rows = rows.set_column(0, "id", _stored_ids(config, rows["id"]))
+    step = timedelta(days=config.window_days)
+    origin = config.period.history_until
+    places = np.floor_divide(
+        rows["time"].cast(pa.int64()).to_numpy() - int(origin.timestamp() * 1e6), step // timedelta(microseconds=1)
+    )
+    parts = {}
+    for place in np.unique(places).tolist():
+        window = Window(origin + place * step, origin + (place + 1) * step)
+        part = _ordered(rows.filter(pa.array(places == place)), ("time", "id"))
+        _require_inside(window, part, uri)
+        parts[window.name] = part
+
+    def attempt() -> None:
+        table = LandedTable.open_or_create(uri, rows.schema)
+        landed = table.number(key)
+        if landed is None or landed < number:
+            table.files()  # raises if another tool removed rows, so nothing lands on a damaged table
+            table.append(parts, {key: number}, {})
+
+    retry_on_conflict(attempt, uri)
+
+
+def _stored_ids(config: ModelConfig, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return ids that came as text in the type in which the model's ids are stored; null where that is impossible."""
+    stored = [
+        table.kind_of(name)
+        for name, table in (
+            ("id", LandedTable.open(workspace().table(config.name, "predictions"))),
+            (config.columns.key, LandedTable.open(workspace().table(config.name, "rows"))),
+        )
+        if table is not None
+    ]
+    if pa.int64() not in stored[:1]:
+        return ids
+    whole = pc.match_substring_regex(ids, r"^-?[0-9]{1,18}$")
+    return pc.if_else(whole, ids, None).cast(pa.int64())
 
 
 def read_predictions(config: ModelConfig, window: Window) -> pa.Table:

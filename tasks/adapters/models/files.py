@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
-from tasks.adapters.models.encoding import Encoding, Rows, encode_labels, fitted_encoder
+from tasks.adapters.models.encoding import Encoding, Matrix, Rows, encode_labels, fitted_encoder
 from tasks.adapters.models.label_alignment import align_labels
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import newer_format
@@ -49,9 +49,13 @@ class Scorer:
         """
         if len(rows) == 0:
             return np.empty((0, len(self.classes)) if self.task == "multiclass" else 0)
+        return self.predict_encoded(self.encoding.encode(rows))
+
+    def predict_encoded(self, matrix: Matrix) -> Floats:
+        """Predict rows that are encoded already, as `encoding.encode` does; at least one."""
         if self.task == "regression":
-            return np.asarray(self.pipeline.predict(rows), float)
-        shares = np.asarray(self.pipeline.predict_proba(rows), float)
+            return np.asarray(self.estimator.predict(matrix), float)
+        shares = np.asarray(self.estimator.predict_proba(matrix), float)
         return shares[:, 1] if self.task == "binary" else shares
 
     def labels(self, column: pa.ChunkedArray) -> Floats:

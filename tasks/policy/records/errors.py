@@ -151,6 +151,21 @@ class AwsProfileError(PerennialError):
     """The credentials of an AWS profile are not available."""
 
 
+# gateway
+
+
+class RequestRefused(PerennialError):
+    """A request to the gateway that cannot be answered; `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class GatewayError(PerennialError):
+    """The gateway cannot start: its address is taken, or its key cannot be read."""
+
+
 # deployments
 
 

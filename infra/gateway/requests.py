@@ -1,0 +1,180 @@
+"""Read requests in MLflow's shapes as rows, and rows of JSON as model input.
+
+`RowEncoder` encodes one row of plain Python values as `Encoding.encode` encodes a table of one row, without Arrow and
+pandas, which would take longer than the model. A test compares the two.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+import orjson
+
+from deployments.config.settings import Columns
+from tasks.adapters.lake.row_identity import ESCAPE, SEPARATOR
+from tasks.adapters.models.encoding import EXPECTED, Encoding
+from tasks.policy.records.errors import FeatureError, RequestRefused
+from tasks.policy.rollout.traffic import canonical_unit
+
+Row: TypeAlias = Mapping[str, Any]
+
+MAX_BODY_BYTES = 8 * 2**20
+MAX_ROWS = 1000
+SHAPES = "dataframe_split, dataframe_records or inputs"
+ROUNDED_TO_INFINITY = 2.0**128 - 2.0**103
+"""The smallest number that rounds to infinity as a 32-bit float."""
+_NAN = math.nan
+_MISSING = object()
+_TYPES = {str: "text", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+def read_rows(body: bytes) -> Sequence[Row]:
+    """Read the rows of a request. Raises RequestRefused for other JSON, no rows, or more than MAX_ROWS."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestRefused(f"body: is not JSON ({error.msg}, line {error.lineno}); expected {SHAPES}") from None
+    given = [name for name in ("dataframe_split", "dataframe_records", "inputs") if _has(content, name)]
+    if len(given) != 1:
+        found = ", ".join(given) or (f"the keys {_quoted(content)}" if isinstance(content, dict) else _type(content))
+        raise RequestRefused(f"body: holds {found}, expected exactly one of {SHAPES}")
+    rows = _READERS[given[0]](content[given[0]], given[0])
+    if not 0 < len(rows) <= MAX_ROWS:
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if rows else HTTPStatus.BAD_REQUEST
+        raise RequestRefused(
+            f"{given[0]}: holds {len(rows)} rows, expected 1 to {MAX_ROWS}; send several requests", status
+        )
+    return rows
+
+
+def _has(content: object, name: str) -> bool:
+    return isinstance(content, dict) and name in content
+
+
+def _quoted(content: Mapping[str, Any]) -> str:
+    return ", ".join(repr(name[:40]) for name in sorted(content)[:8]) or "of an empty object"
+
+
+def _records(content: object, at: str) -> Sequence[Row]:
+    if not isinstance(content, list):
+        raise RequestRefused(f"{at}: is {_type(content)}, expected a list of objects, one for each row")
+    for number, row in enumerate(content):
+        if type(row) is not dict:
+            raise RequestRefused(f"{at}, row {number}: is {_type(row)}, expected an object of columns and values")
+    return content
+
+
+def _split(content: object, at: str) -> Sequence[Row]:
+    if not isinstance(content, dict) or not {"columns", "data"} <= content.keys():
+        raise RequestRefused(f"{at}: lacks columns or data, expected {{'columns': [...], 'data': [[...], ...]}}")
+    names, data = content["columns"], content["data"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not isinstance(data, list):
+        raise RequestRefused(f"{at}: expected columns as a list of names, and data as a list of rows")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestRefused(f"{at}.columns: lists {twice!r} more than once, expected each column once")
+    for number, values in enumerate(data):
+        if type(values) is not list or len(values) != len(names):
+            found = f"{len(values)} values" if isinstance(values, list) else _type(values)
+            raise RequestRefused(f"{at}.data, row {number}: is {found}, expected {len(names)}, one for each column")
+    return [dict(zip(names, values, strict=True)) for values in data]
+
+
+def _inputs(content: object, at: str) -> Sequence[Row]:
+    """Read a list of rows, one row, or lists of values by column."""
+    if not isinstance(content, dict):
+        return _records(content, at)
+    lists = [name for name, values in content.items() if isinstance(values, list)]
+    if not lists:
+        return [content]
+    lengths = {len(content[name]) for name in lists}
+    if len(lists) < len(content) or len(lengths) > 1:
+        raise RequestRefused(f"{at}: its columns differ in length, expected a list of equal length for each column")
+    return [dict(zip(content, values, strict=True)) for values in zip(*content.values(), strict=True)]
+
+
+_READERS = {"dataframe_split": _split, "dataframe_records": _records, "inputs": _inputs}
+
+
+def _type(value: object) -> str:
+    return _TYPES.get(type(value), "null")
+
+
+class RowEncoder:
+    """Encode rows of JSON values with a model's frozen encoding."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        codes = {
+            name: {text: float(code) for code, text in enumerate(texts)} for name, texts in encoding.categories.items()
+        }
+        self._features = [(name, kind, codes.get(name, {})) for name, kind in encoding.features]
+
+    def encode(self, row: Row) -> list[float]:
+        """Return one number for each feature, NaN for null and unseen values. Raises FeatureError naming the column."""
+        encoded = []
+        for name, kind, codes in self._features:
+            value = row.get(name, _MISSING)
+            found = type(value)
+            if value is None:
+                encoded.append(_NAN)
+            elif kind == "categorical" and found is str:
+                encoded.append(codes.get(value, _NAN))
+            elif kind == "numeric" and (found is float or found is int):
+                encoded.append(float(value) if -ROUNDED_TO_INFINITY < value < ROUNDED_TO_INFINITY else _NAN)
+            elif found is bool and kind != "numeric":
+                encoded.append(float(value) if kind == "boolean" else codes.get("true" if value else "false", _NAN))
+            elif kind == "categorical" and (found is int or (found is float and value.is_integer())):
+                encoded.append(codes.get(str(int(value)), _NAN))
+            elif value is _MISSING:
+                raise self._missing(row)
+            else:
+                raise FeatureError(
+                    f"column {name}: is {_type(value)}, expected {EXPECTED[kind]} for a {kind} feature, or null"
+                )
+        return encoded
+
+    def _missing(self, row: Row) -> FeatureError:
+        missing = [name for name, _, _ in self._features if name not in row]
+        return FeatureError(
+            f"column {', '.join(missing)}: is missing, expected all {len(self._features)} features of the model; "
+            "send null for an unknown value"
+        )
+
+
+def read_time(value: object, column: str) -> datetime:
+    """Parse the time of a row; without a zone it is UTC. Raises FeatureError."""
+    try:
+        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]  # anything but text raises TypeError
+    except (TypeError, ValueError):
+        raise FeatureError(
+            f"column {column}: is {_type(value)} that is no time, expected ISO 8601 such as 2026-06-05T12:00:00Z"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def read_id(row: Row, columns: Columns) -> str | None:
+    """Return a row's id as text, as `row_identity.joined_key` joins several columns; None without one. Raises FeatureError."""
+    if isinstance(columns.id, str) or columns.key in row:
+        value = row.get(columns.key)
+        return None if value is None else _id_text(value, columns.key)
+    values = [row.get(name) for name in columns.id_columns]
+    if None in values:
+        return None
+    texts = [
+        _stored_time(read_time(value, name)) if name == columns.time else _id_text(value, name)
+        for name, value in zip(columns.id_columns, values, strict=True)
+    ]
+    return SEPARATOR.join(text.replace(ESCAPE, ESCAPE * 2).replace(SEPARATOR, ESCAPE + SEPARATOR) for text in texts)
+
+
+def _id_text(value: object, column: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise FeatureError(f"column {column}: is {_type(value)}, expected text or a number for an id")
+    return str(value).lower() if isinstance(value, bool) else canonical_unit(value)
+
+
+def _stored_time(moment: datetime) -> str:
+    """Return a time as the lake writes it in an id of several columns."""
+    return f"{moment:%Y-%m-%d %H:%M:%S.%f}Z"

@@ -1,0 +1,156 @@
+"""Answer the rows of a request: who answers which row, what happens when a version fails, and what is logged.
+
+A row belongs to the version of its unit. Where the challenger fails, the champion answers in its place, so no client ever
+sees that a challenger is tried. A shadow predicts after the answer was sent, in the same thread, so that its latency
+compares with the champion's.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import NamedTuple
+
+from infra.gateway.answer_log import Answer, AnswerLog
+from infra.gateway.metrics import Metrics
+from infra.gateway.requests import Row, read_id, read_time
+from infra.gateway.trees import Prediction
+from infra.gateway.versions import FAILURES, Follower, ServedVersion, Serving
+from tasks.policy.records.base import CLOCKS_APART
+from tasks.policy.records.errors import FeatureError, RequestRefused
+from tasks.policy.rollout.traffic import Role, canonical_unit
+
+logger = logging.getLogger(__name__)
+
+
+class RowIdentity(NamedTuple):
+    """What identifies a row in the log."""
+
+    id: str | None
+    unit: str | None
+    time: datetime
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way: its rows, the answers so far, in the order of the rows, and what will be logged."""
+
+    request_id: str
+    rows: Sequence[Row]
+    identities: Sequence[RowIdentity]
+    serving: Serving
+    predictions: list[Prediction]
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def versions(self) -> str:
+        """The versions that answered, for a header."""
+        return ",".join(sorted({answer.model_version for answer in self.answers if answer.error is None}))
+
+
+class ModelService:
+    """Answer requests for one model."""
+
+    def __init__(self, follower: Follower, log: AnswerLog, metrics: Metrics) -> None:
+        self.follower, self.log, self.metrics = follower, log, metrics
+
+    def answer(self, rows: Sequence[Row], request_id: str) -> Exchange:
+        """Predict the rows. Raises RequestRefused for rows that cannot be read, and if the champion fails."""
+        serving = self.follower.serving
+        if serving is None:
+            refusal = f"{self.follower.config.name}: nothing answers yet: {self.follower.fault}"
+            raise RequestRefused(refusal, HTTPStatus.SERVICE_UNAVAILABLE)
+        identities = self._identities(rows, serving.split.unit, request_id)
+        exchange = Exchange(request_id, rows, identities, serving, [math.nan] * len(rows))
+        left: Sequence[int] = range(len(rows))
+        try:
+            if serving.challenger is not None and serving.split.serves_challenger:
+                roles = [serving.split.role_of(row.unit) for row in identities]
+                own = [number for number in left if roles[number] == "challenger"]
+                if own and self._is_predicted(exchange, serving.challenger, own, "challenger"):
+                    left = [number for number in left if roles[number] == "champion"]
+            if left:
+                self._predict(exchange, serving.champion, left, "champion")
+        except RequestRefused:
+            self.log.extend(answer for answer in exchange.answers if answer.error is not None)
+            raise
+        self.log.extend(exchange.answers)
+        return exchange
+
+    def shadow(self, exchange: Exchange) -> None:
+        """Let the challenger predict the same rows, if it is a shadow; its failure changes nothing."""
+        challenger = exchange.serving.challenger
+        if challenger is not None and exchange.serving.split.shadows_challenger:
+            exchange.answers = []
+            self._is_predicted(exchange, challenger, range(len(exchange.rows)), "shadow")
+            self.log.extend(exchange.answers)
+
+    def _is_predicted(self, exchange: Exchange, version: ServedVersion, numbers: Sequence[int], role: Role) -> bool:
+        try:
+            self._predict(exchange, version, numbers, role)
+        except RequestRefused as refusal:
+            logger.debug("%s %s: %s", role, version.number, refusal)
+            return False
+        return True
+
+    def _predict(self, exchange: Exchange, version: ServedVersion, numbers: Sequence[int], role: Role) -> None:
+        """Predict the rows with these numbers. Raises RequestRefused; 400 is the request's fault, 500 the model's."""
+        arm = self.metrics.arm(self.follower.config.name, version.number, role)
+        begun = time.perf_counter()
+        found: Sequence[Prediction | None] = [None] * len(numbers)
+        refusal = None
+        try:
+            found = version.predict([exchange.rows[number] for number in numbers], numbers)
+            if not all(map(_is_finite, found)):
+                raise ArithmeticError("a prediction is not a finite number")
+        except RequestRefused as fault:
+            refusal = fault
+            arm.refused.inc(len(numbers))
+        except FAILURES as fault:
+            logger.debug("version %s failed", version.number, exc_info=True)
+            refusal = RequestRefused(
+                f"version {version.number} failed: {type(fault).__name__}; expected an answer; see the gateway's log",
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+            )
+            arm.failed.inc(len(numbers))
+        seconds = time.perf_counter() - begun
+        error = None
+        if refusal is None:
+            arm.rows.inc(len(numbers))
+            arm.seconds.observe(seconds)
+        else:
+            error, found = str(refusal), [None] * len(numbers)
+        step, request_id, answers = exchange.serving.split.step, exchange.request_id, exchange.answers
+        for number, prediction in zip(numbers, found, strict=True):
+            row = exchange.identities[number]
+            answers.append(
+                Answer(row.id, row.time, prediction, version.number, role, step, request_id, row.unit, seconds, error)
+            )
+            if prediction is not None and role != "shadow":
+                exchange.predictions[number] = prediction
+        if refusal is not None:
+            raise refusal
+
+    def _identities(self, rows: Sequence[Row], unit: str | None, request_id: str) -> list[RowIdentity]:
+        """Return id, unit and time of each row. Raises RequestRefused for an id or a time that cannot be read."""
+        columns, now, found = self.follower.config.columns, datetime.now(UTC), []
+        for number, row in enumerate(rows):
+            try:
+                row_id = read_id(row, columns)
+                moment = read_time(row[columns.time], columns.time) if row.get(columns.time) is not None else now
+            except FeatureError as error:
+                raise RequestRefused(f"row {number}: {error}") from None
+            if moment is not now and moment > now + CLOCKS_APART:
+                raise RequestRefused(
+                    f"row {number}: column {columns.time}: lies in the future, expected a time up to now; fix the clock"
+                )
+            own = (row_id or request_id) if unit is None else row.get(unit)
+            found.append(RowIdentity(row_id, None if own is None else canonical_unit(own), moment))
+        return found
+
+
+def _is_finite(prediction: Prediction) -> bool:
+    return math.isfinite(prediction) if isinstance(prediction, float) else all(map(math.isfinite, prediction))

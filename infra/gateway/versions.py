@@ -1,0 +1,165 @@
+"""Load the versions that answer, and follow the registry and the traffic split while serving.
+
+A background thread reads alias and split about each second. A new version is loaded and has predicted before it takes
+over, by one assignment, so no request sees a version that is half loaded. As in batch scoring, the champion is the
+registry's, and answers everything when the split cannot be read or names another champion, or when the challenger is
+quarantined or cannot be loaded.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deployments.config.model import ModelConfig
+from infra.gateway.requests import Row, RowEncoder
+from infra.gateway.trees import Prediction, TreeEvaluator
+from tasks.adapters import registry
+from tasks.adapters.models.files import Scorer
+from tasks.adapters.traffic.split_store import read_split
+from tasks.policy.records.errors import FeatureError, PerennialError, RequestRefused
+from tasks.policy.rollout.traffic import TrafficSplit
+
+logger = logging.getLogger(__name__)
+FEW_ROWS = 8
+"""Up to this many rows, one after the other through the evaluator is faster than one call of the booster."""
+RELOAD_AFTER_S = 30.0
+BARRED = ("quarantined", "rejected")
+FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, PerennialError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What a model's code may raise. A challenger's failure, whatever it is, must leave the answer to the champion."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """One version, loaded and ready to predict."""
+
+    number: str
+    scorer: Scorer
+    encoder: RowEncoder
+    evaluator: TreeEvaluator | None = None
+
+    @classmethod
+    def of(cls, number: str, scorer: Scorer) -> "ServedVersion":
+        """Prepare a scorer, and predict once with it. Raises one of FAILURES if it cannot."""
+        encoding = scorer.encoding
+        evaluator = None
+        if hasattr(scorer.estimator, "get_booster"):
+            try:
+                sizes = [len(encoding.categories.get(name, ())) for name in encoding.names]
+                evaluator = TreeEvaluator(scorer.estimator.get_booster(), sizes)
+            except (ValueError, LookupError) as error:
+                logger.info("version %s: predicts with XGBoost itself (%s)", number, error)
+        if evaluator and not evaluator.matches(scorer.predict_encoded):
+            logger.warning("version %s: predicts with XGBoost itself: the fast path is not equal", number)
+            evaluator = None
+        version = cls(number, scorer, RowEncoder(encoding), evaluator)
+        nulls = dict.fromkeys(encoding.names)
+        for rows in ([nulls], [nulls] * (FEW_ROWS + 1)):
+            version.predict(rows)
+        return version
+
+    def predict(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Prediction]:
+        """Predict rows of JSON values as `Scorer.predict` does. `numbers` are the rows' numbers in the request.
+
+        Raises RequestRefused for a row that the model cannot read, and whatever the estimator raises.
+        """
+        encoded = []
+        for place, row in enumerate(rows):
+            try:
+                encoded.append(self.encoder.encode(row))
+            except FeatureError as error:
+                raise RequestRefused(f"row {numbers[place] if numbers else place}: {error}") from None
+        if self.evaluator and len(encoded) <= FEW_ROWS:
+            return [self.evaluator.predict(values) for values in encoded]
+        predictions: list[Prediction] = self.scorer.predict_encoded(np.array(encoded, np.float32)).tolist()
+        return predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Who answers now: the versions, and the split between them."""
+
+    split: TrafficSplit
+    champion: ServedVersion
+    challenger: ServedVersion | None = None
+
+
+@dataclass
+class Follower:
+    """Follow one model: `serving` is replaced, never changed, so a request reads it once."""
+
+    config: ModelConfig
+    serving: Serving | None = None
+    fault: str = "its champion is not loaded yet"
+    """Why the split is not followed, or why nothing answers; empty if neither."""
+    _failed_at: dict[str, float] = field(default_factory=dict)
+    """When a challenger could not be loaded; it is tried again after RELOAD_AFTER_S."""
+
+    def refresh(self) -> None:
+        """Read alias and split, and load versions that are new. Failures are logged; what was loaded keeps answering."""
+        name, loaded = self.config.name, self.serving
+        try:
+            number = registry.aliases(name).get(registry.CHAMPION)
+            if number is None:
+                registry.version(name, registry.CHAMPION)  # raises NoChampion with what to do
+            champion = self._load(str(number))
+        except FAILURES as error:
+            self._set_fault(f"the champion cannot be read: {error}")
+            return
+        split, challenger, refusal = read_split(name), None, ""
+        if split.challenger and (split.serves_challenger or split.shadows_challenger):
+            challenger, refusal = self._challenger(split, champion.number)
+        self.serving = Serving(split if challenger else split.without_challenger(), champion, challenger)
+        if self.serving != loaded:
+            beside = f", challenger {challenger.number} ({split.step})" if challenger else ""
+            logger.info("%s: champion %s answers%s", name, champion.number, beside)
+        self._set_fault(refusal and f"champion {champion.number} answers everything: {refusal}")
+
+    def _challenger(self, split: TrafficSplit, champion: str) -> tuple[ServedVersion | None, str]:
+        """Return the split's challenger, or None and why it is not followed."""
+        number = str(split.challenger)
+        if split.champion != champion:
+            return None, f"the split is between {split.champion} and {number}, but champion {champion} serves"
+        if time.monotonic() - self._failed_at.get(number, -RELOAD_AFTER_S) < RELOAD_AFTER_S:
+            return None, self.fault.partition(": ")[2]
+        try:
+            status = registry.tags(self.config.name, number).get("status")
+            return (None, f"challenger {number} is {status}") if status in BARRED else (self._load(number), "")
+        except FAILURES as error:
+            self._failed_at[number] = time.monotonic()
+            return None, f"challenger {number} cannot be loaded: {error}"
+
+    def _load(self, number: str) -> ServedVersion:
+        loaded = self.serving
+        for known in (loaded.champion, loaded.challenger) if loaded else ():
+            if known is not None and known.number == number:
+                return known
+        version = registry.version(self.config.name, number)
+        scorer = registry.version_files.load_scorer(version, self.config.training.estimator)
+        return ServedVersion.of(number, scorer)
+
+    def _set_fault(self, fault: str) -> None:
+        """Log a fault once, not at each poll."""
+        if fault and fault != self.fault:
+            logger.warning("%s: %s", self.config.name, fault)
+        self.fault = fault
+
+
+def statuses(followers: Mapping[str, Follower]) -> dict[str, Any]:
+    """Return each model's versions and share, for `/ready`."""
+    return {name: _status(follower) for name, follower in followers.items()}
+
+
+def _status(follower: Follower) -> dict[str, Any]:
+    found, fault = follower.serving, {"fault": follower.fault} if follower.fault else {}
+    if found is None:
+        return fault
+    challenger = found.challenger.number if found.challenger else None
+    split = {"challenger": challenger, "share": found.split.share, "step": found.split.step} if challenger else {}
+    return {"champion": found.champion.number, **split, **fault}
