@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
@@ -47,11 +48,9 @@ def state() -> RolloutState:
     return found
 
 
-def logged(day: int) -> list[tuple[str, str]]:
+def logged(model: str, day: int) -> list[tuple[str, str]]:
     window = Window(utc(f"2024-01-{day - 2:02d}"), utc(f"2024-01-{day:02d}"))
-    from deployments.config.model import load_model_config
-
-    log = lake.read_predictions(load_model_config("small"), window)
+    log = lake.read_predictions(load_model_config(model), window)
     return list(zip(log["model_version"].to_pylist(), log["role"].to_pylist(), strict=True))
 
 
@@ -63,7 +62,7 @@ def test_a_shadow_becomes_champion_by_its_verdict(tmp_path, begin):
     model = begin_rollout(begin, tmp_path, **SHADOW)
     assert (champion(), traffic.read_split("small").mode) == ("1", "shadow")
     serve(model, 27)
-    assert Counter(logged(27)) == {("1", "champion"): 300, ("2", "shadow"): 300}
+    assert Counter(logged(model, 27)) == {("1", "champion"): 300, ("2", "shadow"): 300}
     passed = state()
     assert (passed.status, passed.verdict.conclusion) == ("passed", "non_inferior")
     assert champion() == "1", "only promote moves the alias"
@@ -76,7 +75,7 @@ def test_a_shadow_becomes_champion_by_its_verdict(tmp_path, begin):
     ]  # fmt: skip
     assert promote(model, until=utc("2024-01-27")) == promotion
     serve(model, 29)
-    assert Counter(logged(29)) == {("2", "champion"): 300}
+    assert Counter(logged(model, 29)) == {("2", "champion"): 300}
 
 
 def test_a_canary_serves_growing_shares_and_no_unit_leaves_it(tmp_path, begin):
@@ -85,7 +84,7 @@ def test_a_canary_serves_growing_shares_and_no_unit_leaves_it(tmp_path, begin):
     assert (state().current.name, traffic.read_split("small").share) == ("canary 0.2", 0.2)
     split = traffic.read_split("small")
     serve(model, 29)
-    shares = Counter(role for _, role in logged(29))
+    shares = Counter(role for _, role in logged(model, 29))
     assert 0.1 < shares["challenger"] / 300 < 0.3
     assert sum(shares.values()) == 300, "each row has one answer"
     assert state().current.name == "canary 0.5"
@@ -99,7 +98,7 @@ def test_the_champion_is_judged_on_its_own_rows(tmp_path, begin):
     serve(model, 27)
     score(model, until=utc("2024-01-29"))
     judgement = monitor(model, until=utc("2024-01-29"))
-    own = Counter(role for _, role in logged(29))["champion"]
+    own = Counter(role for _, role in logged(model, 29))["champion"]
     report = judgement.evidence.performance
     assert (report.model_version, report.rows) == ("1", own)
 
@@ -133,7 +132,7 @@ def test_a_challenger_that_cannot_answer_is_returned_in_the_same_run(tmp_path, b
     assert state().end.end == "returned"
     assert traffic.read_split("small").challenger is None
     assert registry.tags("small", "2")["status"] == "quarantined"
-    served = [role for _, role in logged(29) if role == "champion"]
+    served = [role for _, role in logged(model, 29) if role == "champion"]
     assert len(served) == 300, "the champion answers what the challenger cannot"
     with pytest.raises(PromotionRefused, match="its rollout ended"):
         promote(model, until=utc("2024-01-29"))
@@ -191,9 +190,9 @@ def test_approval_comes_before_the_first_served_request(tmp_path, begin):
     serve(model, 27)
     assert (state().status, traffic.read_split("small").mode) == ("awaiting_approval", "shadow")
     serve(model, 29)
-    assert {role for _, role in logged(29)} == {"champion", "shadow"}, "nothing is served before the approval"
+    assert {role for _, role in logged(model, 29)} == {"champion", "shadow"}, "nothing is served before the approval"
     with pytest.raises(AccessRefused, match="may not approve"):
-        rollout(model, action="resume", reason="go", requested_by="Ada", until=utc("2024-01-29"))
+        rollout(model, action="resume", reason="go on", requested_by="Ada", until=utc("2024-01-29"))
     advanced = promote(model, until=utc("2024-01-29"), approved_by="Grace")
     assert isinstance(advanced, RolloutState)
     assert (state().status, traffic.read_split("small").share) == ("running", 0.2)

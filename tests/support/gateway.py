@@ -2,15 +2,8 @@
 
 import asyncio
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +15,9 @@ from infra.gateway.application import Gateway
 from infra.gateway.metrics import Metrics
 from infra.gateway.service import ModelService
 from infra.gateway.versions import Follower
-from tasks.adapters import ledger, registry
+from tasks.adapters import registry
 from tasks.adapters.storage import lease
 from tasks.adapters.traffic.split_store import write_split
-from tasks.policy.records.base import utc
 from tasks.policy.rollout.traffic import TrafficSplit
 from tests.support.trained_models import make_config, prepare_registry, register
 

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.adapters.models.slice_values import groups_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
+from tasks.policy.rollout.comparison import missing_rows
 from tasks.policy.rollout.traffic import Role
 from tasks.policy.statistics.metrics import Floats
 
@@ -93,6 +95,32 @@ def answered(log: pa.Table) -> pa.Table:
     """Return the rows of the prediction log that have a prediction and no error."""
     log = log.filter(pc.is_valid(log["prediction"]))
     return log.filter(pc.is_null(log["error"])) if "error" in log.column_names else log
+
+
+def finite_answers(log: pa.Table) -> pa.Table:
+    """Return the rows of the prediction log with a finite prediction and no error."""
+    rows = answered(log)
+    return rows.filter(pa.array(~missing_rows(predictions_of(rows["prediction"]))))
+
+
+class ArmRows(NamedTuple):
+    """Rows of the prediction log of each version, in the columns of the log."""
+
+    champion: pa.Table
+    challenger: pa.Table
+
+
+def arms_of(log: pa.Table, champion: str, challenger: str) -> ArmRows:
+    """Split the prediction log: the champion's own rows, and the challenger's, served or as a shadow."""
+    old, new = with_role(log, "champion"), with_role(log, "challenger", "shadow")
+    return ArmRows(
+        old.filter(pc.equal(old["model_version"], champion)), new.filter(pc.equal(new["model_version"], challenger))
+    )
+
+
+def inside(rows: pa.Table, time: str, span: Window) -> pa.Table:
+    """Return the rows whose column `time` lies in the span."""
+    return rows.filter(pc.and_(pc.greater_equal(rows[time], moment(span.start)), pc.less(rows[time], moment(span.end))))
 
 
 def predictions_of(column: pa.ChunkedArray) -> Floats:

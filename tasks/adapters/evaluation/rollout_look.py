@@ -9,7 +9,13 @@ from datetime import datetime, timedelta
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.evaluation import rollout_evidence
-from tasks.adapters.evaluation.rollout_evidence import LabelledSpan
+from tasks.adapters.evaluation.rollout_labels import (
+    LabelledArms,
+    LabelledPairs,
+    LabelledSpan,
+    labelled_arms,
+    labelled_pairs,
+)
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.evidence import (
     Judgement,
@@ -21,10 +27,9 @@ from tasks.policy.records.evidence import (
 )
 from tasks.policy.records.reports import Latency, MetricValue, PerformanceReport, Scoring
 from tasks.policy.rollout import verdict
-from tasks.policy.rollout.comparison import ServedArm
 from tasks.policy.rollout.guardrails import judge_guardrails
 from tasks.policy.rollout.stages import RolloutLook, RolloutState
-from tasks.policy.rollout.verdict import Evidence, ExpectedTraffic, RolloutForecast
+from tasks.policy.rollout.verdict import ExpectedTraffic, RolloutForecast
 
 
 def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window, as_of: datetime) -> RolloutLook:
@@ -38,7 +43,8 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     answers = rollout_evidence.measure_answers(config, window, validation, latencies)
     span = Window(plan.started_at - config.settling - timedelta(days=config.window_days), window.end)
     labelled = LabelledSpan(span, as_of, _closed(past, span), excluding)
-    evidence, why_not = _evidence(config, state, labelled)
+    rows, why_not = _labelled_rows(config, state, labelled)
+    evidence = rows.gain(config.performance.primary_metric) if rows else None
     unevaluated = (why_not,) if why_not else ()
     found = None
     if evidence is not None and plan.forecast is not None:
@@ -46,27 +52,25 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     if answers is None:
         nothing = f"version {plan.version} answered nothing in {window.name}: no traffic, no verdict"
         return replace(look, evidence=evidence, verdict=found, unevaluated=(nothing, *unevaluated))
+    if rows is not None:
+        earlier = sum(each.evidence is not None for each in state.looks)
+        answers = replace(answers, labelled=rollout_evidence.measure_labelled(config, rows, earlier + 1))
     breaches = judge_guardrails(config.rollout.guardrails, answers)
     return replace(
         look, guardrails=answers, breaches=breaches, evidence=evidence, verdict=found, unevaluated=unevaluated
     )
 
 
-def _evidence(config: ModelConfig, state: RolloutState, at: LabelledSpan) -> tuple[Evidence | None, str | None]:
-    """Return (the evidence, None), or (None, why there is none)."""
-    metric, policy, plan = config.performance.primary_metric, config.rollout, state.plan
+def _labelled_rows(
+    config: ModelConfig, state: RolloutState, at: LabelledSpan
+) -> tuple[LabelledPairs | LabelledArms | None, str | None]:
+    """Return (the rows to compare on, None), or (None, why there are none)."""
     if state.current.mode == "shadow":
-        refusal = verdict.why_not_paired(policy.feedback)
-        pairs = None if refusal else rollout_evidence.labelled_pairs(config, plan, at)
-        if pairs is None:
-            return None, refusal or "no labels of rows that both versions predicted have matured"
-        return verdict.paired_evidence(metric, pairs.pairs, pairs.clusters, pairs.until), None
-    arms = rollout_evidence.labelled_arms(config, plan, at)
-    if arms is None:
-        return None, "no labels of rows that both versions served have matured"
-    champion, challenger = (ServedArm(arm.y_true, arm.y_pred, arm.clusters, arm.strata) for arm in arms)
-    until = max(arm.until for arm in arms)
-    return verdict.served_evidence(metric, champion, challenger, until), None
+        refusal = verdict.why_not_paired(config.rollout.feedback)
+        pairs = None if refusal else labelled_pairs(config, state.plan, at)
+        return pairs, refusal or (None if pairs else "no labels of rows that both versions predicted have matured")
+    arms = labelled_arms(config, state.plan, at)
+    return arms, None if arms else "no labels of rows that both versions served have matured"
 
 
 def forecast_rollout(config: ModelConfig, past: Past, validation: ValidationReport) -> RolloutForecast | None:

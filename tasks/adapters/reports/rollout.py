@@ -131,9 +131,9 @@ def _looks(points: Sequence[LookPoint]) -> str:
             f"{point.look} of {point.planned_looks}",
             f"{point.at:%Y-%m-%d}",
             f"{point.rows:,}",
-            f"{point.gain:+.4g} ({point.low:+.4g} to {point.high:+.4g})",
-            "" if point.boundary.passes_above is None else f"{point.boundary.passes_above:+.4g}",
-            f"{point.boundary.harm_below:+.4g}",
+            f"{point.gain:+.3g} ({point.low:+.3g} to {point.high:+.3g})",
+            "" if point.boundary.passes_above is None else f"{point.boundary.passes_above:+.3g}",
+            f"{point.boundary.harm_below:+.3g}",
             story.CONCLUSIONS[point.conclusion],
         )
         for point in points
@@ -143,8 +143,11 @@ def _looks(points: Sequence[LookPoint]) -> str:
 
 def _guardrails(rows: Sequence[story.GuardrailRow]) -> str:
     return table(
-        ("guardrail", "value", "limit", "verdict"),
-        [(row.name, row.value, row.limit, f"{row.verdict}{': ' * bool(row.reason)}{row.reason}") for row in rows],
+        ("guardrail", "challenger", "champion", "limit", "verdict"),
+        [
+            (row.name, row.challenger, row.champion, row.limit, f"{row.verdict}{': ' * bool(row.reason)}{row.reason}")
+            for row in rows
+        ],
     )
 
 
@@ -191,10 +194,8 @@ def share_plot(state: RolloutState) -> str:
     names += [state.moves[-1].end or ""] if not state.is_active and state.moves else []
     for name, (at, share), until in zip(names, changes, ends, strict=True):
         x, y = frame.x(at), frame.y(share) - 7 if share < 0.8 else frame.y(share) + 16
-        if frame.x(until) - x > CHARACTER * len(name):
+        if until == ends[-1] or frame.x(until) - x > CHARACTER * len(name):
             parts.append(_text(x + 5, y, name, css="strong"))
-        elif until == ends[-1]:
-            parts.append(_text(x - 5, y, name, "end", "strong"))
     words = ", then ".join(f"{name} {share_text(share)}" for name, (_, share) in zip(names, changes, strict=True))
     return _svg(parts, SHARE_HEIGHT, f"Share of the traffic: {words}.")
 
@@ -288,8 +289,8 @@ def _look(frame: Frame, point: LookPoint) -> str:
         if TOP <= end <= frame.bottom
     )
     words = (
-        f"look {point.look} of {point.planned_looks}, {point.at:%Y-%m-%d}: gain {point.gain:+.4g} ({point.low:+.4g} to "
-        f"{point.high:+.4g}) on {point.rows:,} rows; {story.CONCLUSIONS[point.conclusion]}"
+        f"look {point.look} of {point.planned_looks}, {point.at:%Y-%m-%d}: gain {point.gain:+.3g} ({point.low:+.3g} to "
+        f"{point.high:+.3g}) on {point.rows:,} rows; {story.CONCLUSIONS[point.conclusion]}"
     )
     bar = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
     return f'<g class="look {SYMBOLS[point.conclusion]}"><title>{escape(words)}</title>{bar}{caps}{mark}</g>'

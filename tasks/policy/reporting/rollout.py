@@ -5,20 +5,22 @@ better, whatever the metric's direction. The intervals are sequential: they keep
 (Jennison & Turnbull 2000, "Group Sequential Methods", ch. 9).
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from math import isfinite
-from statistics import NormalDist
 
 from tasks.policy.economics.costs import Budget
+from tasks.policy.records.profile import LARGEST
 from tasks.policy.records.replay import ReplayEvent, RolloutProgress
 from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.replay_story import METRIC_NAMES, counted, share_text
-from tasks.policy.rollout.guardrails import ArmStatistics, GuardrailEvidence, Guardrails
-from tasks.policy.rollout.stages import RolloutEnd, RolloutLook, RolloutMove, RolloutPolicy, RolloutState, RolloutStep
-from tasks.policy.rollout.verdict import Conclusion
+from tasks.policy.rollout import verdict
+from tasks.policy.rollout.guardrails import MIN_TIMED, GuardrailEvidence, Guardrails, prediction_shift
+from tasks.policy.rollout.stages import RolloutMove, RolloutPolicy, RolloutState, RolloutStep
+from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict, days_to_go
+from tasks.policy.statistics.group_sequential import LEAST_STEP, boundaries
 
 DAY = timedelta(days=1)
 CONCLUSIONS: dict[Conclusion, str] = {
@@ -26,6 +28,15 @@ CONCLUSIONS: dict[Conclusion, str] = {
     "non_inferior": "no worse than the champion",
     "superior": "better than the champion",
     "worse": "worse than the champion",
+}
+GUARDRAILS = {
+    "errors": "rows failed or refused",
+    "latency": "latency, 95th percentile",
+    "missing": "missing predictions",
+    "constant": "same prediction",
+    "confidence": "shift of the predictions (PSI)",
+    "calibration": "calibration error",
+    "slices": "metric in the worst slice",
 }
 NOT_MEASURED = "not measured"
 
@@ -54,6 +65,8 @@ class LookPoint:
     boundary: Boundary
     information: float
     rows: int
+    paired: bool
+    """Whether both versions predicted the same rows; else the rows that each of them served are compared."""
     conclusion: Conclusion
     reason: str
 
@@ -81,7 +94,8 @@ class GuardrailRow:
     """A guardrail in the last window; `breached` is None where it was not measured."""
 
     name: str
-    value: str
+    challenger: str
+    champion: str
     limit: str
     breached: bool | None
     reason: str = ""
@@ -110,16 +124,19 @@ def accepted_margin(state: RolloutState, policy: RolloutPolicy) -> float | None:
 
 def headline(state: RolloutState) -> str:
     """The rollout in one or two sentences: where the challenger is and what is known, or how it ended."""
-    plan, reason = state.plan, _latest_reason(state)
-    version = f"Version {plan.version}"
+    plan = state.plan
+    version, reasons = f"Version {plan.version}", state.moves[-1].reasons if state.moves else ()
     if state.status == "ended":
         return _ending(state)
     if state.status == "held":
-        return f"{version} is held in step {step_name(state.current)} until a person continues or ends it: {reason}"
+        return f"{version} is held in step {step_name(state.current)} until a person resumes or aborts it. {_first(reasons)}"
     if state.status == "awaiting_approval":
-        return f"{version} passed its rollout and waits for approval; champion {plan.champion} serves all traffic. {reason}"
+        return (
+            f"{version} passed step {step_name(state.current)} and waits for approval before it serves; champion "
+            f"{plan.champion} serves all traffic. {_first(reasons[::-1])}"
+        )
     if state.status == "passed":
-        return f"{version} passed its rollout and will replace champion {plan.champion}. {reason}"
+        return f"{version} passed its rollout and will replace champion {plan.champion}. {_first(reasons[::-1])}"
     parts = [_verdict_words(state), _looks_words(state), *_days_words(state)]
     return f"{version} {_place(state)} beside champion {plan.champion}: {', '.join(parts)}."
 
@@ -133,14 +150,12 @@ def _place(state: RolloutState) -> str:
 
 
 def _verdict_words(state: RolloutState) -> str:
-    verdicts = [look.verdict for look in state.looks if look.verdict]
-    return CONCLUSIONS[verdicts[-1].conclusion if verdicts else "undecided"]
+    return CONCLUSIONS[state.verdict.conclusion if state.verdict else "undecided"]
 
 
 def _looks_words(state: RolloutState) -> str:
-    verdicts = [look.verdict for look in state.looks if look.verdict]
-    if verdicts:
-        return f"{verdicts[-1].look} of {verdicts[-1].planned_looks} looks"
+    if state.verdict:
+        return f"{state.verdict.look} of {max(state.verdict.look, state.verdict.planned_looks)} looks"
     return f"0 of {state.plan.forecast.looks} looks" if state.plan.forecast else "no look yet"
 
 
@@ -152,39 +167,38 @@ def _days_words(state: RolloutState) -> tuple[str, ...]:
 
 
 def days_left(state: RolloutState) -> float | None:
-    """Days until the planned information is reached at the pace so far; the plan's days before the first look.
+    """Days until the planned information is reached: at the pace of the looks so far, before that as planned.
 
-    None if nothing is known about either.
+    None without a forecast.
     """
-    latest = next((look for look in reversed(state.looks) if look.verdict and look.evidence), None)
-    if latest and latest.verdict and latest.evidence and latest.verdict.information > 0:
-        elapsed = (latest.evidence.until - state.plan.started_at) / DAY
-        return max(0.0, elapsed * (1 / latest.verdict.information - 1))
-    if state.plan.forecast is None:
+    planned, tested = state.plan.forecast, [each for each in state.evidence if each.rows and not each.undefined]
+    if planned is None:
         return None
+    if state.verdict and tested:
+        return max(0.0, days_to_go(state.verdict, planned, tested))
     seen = state.looks[-1].at if state.looks else state.plan.started_at
-    return max(0.0, state.plan.forecast.days - (seen - state.plan.started_at) / DAY)
+    return max(0.0, planned.days - (seen - state.plan.started_at) / DAY)
 
 
 def _ending(state: RolloutState) -> str:
-    plan, move = state.plan, state.moves[-1] if state.moves else None
-    end: RolloutEnd | None = move.end if move else None
-    after = f"after {_days_text((move.at - plan.started_at) / DAY)}" if move else ""
-    reason = f" {_latest_reason(state)}"
-    if end == "promoted":
-        return f"Version {plan.version} replaced champion {plan.champion} {after}.{reason}"
-    if end == "inconclusive":
-        return f"The rollout of version {plan.version} ended without a verdict {after}; champion {plan.champion} serves.{reason}"
-    if end == "aborted":
-        by = f" by {move.by}" if move else ""
-        return f"The rollout of version {plan.version} was ended{by} {after}; champion {plan.champion} serves.{reason}"
-    if end == "superseded":
-        return f"The rollout of version {plan.version} was superseded {after}.{reason}"
-    return f"Version {plan.version} was returned {after}; champion {plan.champion} serves all traffic.{reason}"
+    plan, move = state.plan, state.end
+    if move is None:
+        return f"The rollout of version {plan.version} has ended."
+    after, reason = f"after {_days_text((move.at - plan.started_at) / DAY)}", _first(move.reasons)
+    rollout, serves = f"The rollout of version {plan.version}", f"champion {plan.champion} serves all traffic. {reason}"
+    if move.end == "promoted":
+        return f"Version {plan.version} replaced champion {plan.champion} {after}. {reason}"
+    if move.end == "inconclusive":
+        return f"{rollout} ended without a verdict {after}; {serves}"
+    if move.end == "aborted":
+        return f"{rollout} was aborted by {move.by} {after}; {serves}"
+    if move.end == "superseded":
+        return f"{rollout} was superseded {after}. {reason}"
+    return f"Version {plan.version} was returned {after}; {serves}"
 
 
-def _latest_reason(state: RolloutState) -> str:
-    return as_sentence(state.moves[-1].reasons[0]) if state.moves and state.moves[-1].reasons else ""
+def _first(reasons: Sequence[str]) -> str:
+    return as_sentence(reasons[0]) if reasons else ""
 
 
 def _days_text(days: float) -> str:
@@ -221,73 +235,75 @@ def plan_sentences(state: RolloutState, policy: RolloutPolicy, metric: str) -> t
 
 def horizon_warning(state: RolloutState, policy: RolloutPolicy) -> str | None:
     """Warn while the verdict needs more days than the rollout may take; None otherwise."""
-    needed = state.plan.forecast
-    if needed is None or needed.days <= policy.max_days or not state.is_active:
+    if state.plan.forecast is None or not state.is_active:
         return None
-    return (
-        f"The verdict needs about {_days_text(needed.days)}, but the rollout ends without one after {policy.max_days:g} days "
-        "(rollout.max_days). Accept a larger rollout.verdict.margin, or allow more days or a larger share."
-    )
+    warning = verdict.horizon_warning(state.plan.forecast, policy.max_days)
+    return as_sentence(warning) if warning else None
 
 
 def look_points(state: RolloutState, policy: RolloutPolicy) -> tuple[LookPoint, ...]:
-    """The looks that had labelled rows, oldest first; those with an infinite interval are omitted."""
-    return tuple(_points(state.looks, accepted_margin(state, policy)))
+    """The looks at which a gain was measured with an interval, oldest first."""
+    margin = accepted_margin(state, policy)
+    return tuple(
+        _point(look.at, look.evidence, look.verdict, margin)
+        for look in state.looks
+        if look.evidence and look.verdict and _is_measured(look.evidence, look.verdict)
+    )
 
 
-def _points(looks: tuple[RolloutLook, ...], margin: float | None) -> Iterator[LookPoint]:
-    for each in looks:
-        found, verdict = each.evidence, each.verdict
-        if found is None or verdict is None or not all(map(isfinite, (found.gain, verdict.low, verdict.high))):
-            continue
-        yield LookPoint(
-            at=each.at,
-            look=verdict.look,
-            planned_looks=verdict.planned_looks,
-            gain=found.gain,
-            low=verdict.low,
-            high=verdict.high,
-            boundary=Boundary(
-                each.at, None if margin is None else found.gain - verdict.low - margin, found.gain - verdict.high
-            ),
-            information=verdict.information,
-            rows=found.rows,
-            conclusion=verdict.conclusion,
-            reason=verdict.reason,
-        )
+def _is_measured(evidence: Evidence, judged: RolloutVerdict) -> bool:
+    return evidence.rows > 0 and not evidence.undefined and max(abs(judged.low), abs(judged.high)) < LARGEST
+
+
+def _point(at: datetime, found: Evidence, judged: RolloutVerdict, margin: float | None) -> LookPoint:
+    passes_above = None if margin is None else found.gain - judged.low - margin
+    return LookPoint(
+        at=at,
+        look=judged.look,
+        planned_looks=max(judged.look, judged.planned_looks),
+        gain=found.gain,
+        low=judged.low,
+        high=judged.high,
+        boundary=Boundary(at, passes_above, found.gain - judged.high),
+        information=judged.information,
+        rows=found.rows,
+        paired=found.paired,
+        conclusion=judged.conclusion,
+        reason=judged.reason,
+    )
 
 
 def expected_boundaries(state: RolloutState, policy: RolloutPolicy) -> tuple[Boundary, ...]:
-    """The boundaries from now to the planned end, as far as they can be foreseen; empty where they cannot.
+    """The boundaries at the looks that are left until the planned end, the latest look's first.
 
-    O'Brien-Fleming boundaries on the scale of the gain shrink in proportion to the information. Before the first look,
-    those at the planned end follow from the power: margin = (z of the level + z of the power) * standard error.
+    Empty where they are not known: without a forecast, once the rollout ended, or by another method.
     """
-    points, left, margin = look_points(state, policy), days_left(state), accepted_margin(state, policy)
-    if not left or not state.is_active or policy.verdict.method != "group_sequential":
+    planned, left, margin = state.plan.forecast, days_left(state), accepted_margin(state, policy)
+    if not planned or not left or margin is None or not state.is_active or policy.verdict.method != "group_sequential":
         return ()
-    if points:
-        last = points[-1]
-        below, above, begun, at = last.gain - last.low, last.high - last.gain, last.information, last.at
-    elif margin is not None and state.plan.forecast:
-        level, power = (
-            NormalDist().inv_cdf((1 + policy.verdict.confidence) / 2),
-            NormalDist().inv_cdf(policy.verdict.power),
-        )
-        begun = 1 / max(1, state.plan.forecast.looks)
-        below = above = margin * level / (level + power) / begun
-        at, left = (
-            state.plan.started_at + state.plan.forecast.days * begun * DAY,
-            state.plan.forecast.days * (1 - begun),
-        )
-    else:
+    paired = state.evidence[-1].paired if state.evidence else True
+    points = [point for point in look_points(state, policy) if point.paired == paired and point.information > 0]
+    known = [point.information for point in points] or [1 / planned.looks]
+    if any(later - earlier < LEAST_STEP for earlier, later in pairwise([0.0, *known])) or known[-1] >= 1:
         return ()
-    found = []
-    for part in (0.0, 0.15, 0.3, 0.5, 0.75, 1.0):
-        shrunk = begun / (begun + part * (1 - begun))
-        passes = None if margin is None else below * shrunk - margin
-        found.append(Boundary(at + left * part * DAY, passes, -above * shrunk))
+    ahead = max(1, planned.looks - len(known))
+    shares = [*known, *(known[-1] + (1 - known[-1]) * step / ahead for step in range(1, ahead + 1))]
+    amounts = tuple(round(share, 6) for share in shares)
+    efficacy, harm = (boundaries(amounts, policy.verdict.tail, shape) for shape in ("obrien_fleming", "pocock"))
+    at = points[-1].at if points else state.plan.started_at + planned.days * known[-1] * DAY
+    end = at + left * DAY if points else state.plan.started_at + planned.days * DAY
+    error = _planned_error(planned)
+    found = [points[-1].boundary] if points else []
+    for share, passes, harms in list(zip(amounts, efficacy, harm, strict=True))[len(points) :]:
+        when = at + (end - at) * ((share - known[-1]) / (1 - known[-1]))
+        at_look = error / math.sqrt(share)
+        found.append(Boundary(when, passes * at_look - margin, -harms * at_look))
     return tuple(found)
+
+
+def _planned_error(planned: RolloutForecast) -> float:
+    """Standard error of the gain at the planned information: of pairs, or of two arms."""
+    return planned.sigma * math.sqrt((1 if planned.effective_units is None else 2) / planned.information)
 
 
 def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
@@ -310,7 +326,7 @@ def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
 
 def _move_words(move: RolloutMove) -> str:
     """`passed: gain +0.01 …`, `aborted by Ada: …`."""
-    status = move.end or {"running": "continued"}.get(move.status, move.status.replace("_", " "))
+    status = move.end or {"running": "resumed"}.get(move.status, move.status.replace("_", " "))
     by = "" if move.by == "perennial" else f" by {move.by}"
     return f"{status}{by}: {'; '.join(move.reasons)}" if move.reasons else f"{status}{by}"
 
@@ -318,54 +334,69 @@ def _move_words(move: RolloutMove) -> str:
 def share_changes(state: RolloutState) -> tuple[tuple[datetime, float], ...]:
     """When the challenger's share of the traffic changed, and to what; after a promotion it is 1."""
     changes = [(visit.start, visit.share) for visit in step_visits(state)]
-    if not state.is_active and state.moves:
-        changes.append((state.moves[-1].at, 1.0 if state.moves[-1].end == "promoted" else 0.0))
+    if state.end:
+        changes.append((state.end.at, 1.0 if state.end.end == "promoted" else 0.0))
     return tuple(changes)
 
 
 def guardrail_rows(state: RolloutState, limits: Guardrails) -> tuple[GuardrailRow, ...]:
-    """The guardrails in the last window that had some, breached ones first; empty before the first window."""
-    look = next((look for look in reversed(state.looks) if look.guardrails or look.breaches), None)
-    if look is None:
+    """The guardrails in the last window that had answers, breached ones first; empty before the first window."""
+    look = next((look for look in reversed(state.looks) if look.guardrails), None)
+    if look is None or look.guardrails is None:
         return ()
-    breaches = {breach.guardrail.removeprefix("max_"): breach.reason for breach in look.breaches}
-    measured = tuple(_measured(look.guardrails, limits)) if look.guardrails else ()
+    reasons: dict[str, list[str]] = {}
+    for breach in look.breaches:
+        reasons.setdefault(breach.guardrail, []).append(breach.reason)
     rows = [
-        GuardrailRow(name.replace("_", " "), value, limit, name in breaches if value else None, breaches.get(name, ""))
-        for name, value, limit in measured
-    ]
-    known = {name for name, _, _ in measured}
-    rows += [
-        GuardrailRow(name.replace("_", " "), "", "", True, reason)
-        for name, reason in breaches.items()
-        if name not in known
+        GuardrailRow(
+            GUARDRAILS[name], own, usual, limit, name in reasons if own else None, "; ".join(reasons.get(name, ()))
+        )
+        for name, own, usual, limit in _guardrail_values(look.guardrails, limits)
     ]
     return tuple(sorted(rows, key=lambda row: not row.breached))
 
 
-def _measured(evidence: GuardrailEvidence, limits: Guardrails) -> Iterator[tuple[str, str, str]]:
-    """Yield name, value and limit of each guardrail that the answers alone show; an empty value is not measured."""
-    champion, challenger = evidence.champion, evidence.challenger
-    refused = max(0.0, _share(challenger.refused, challenger) - _share(champion.refused, champion))
-    yield "error_share", _percent(refused) if challenger.rows else "", _percent(limits.max_error_share)
-    ratio = (
-        f"{challenger.latency_p95_s / champion.latency_p95_s:.2f}"
-        if challenger.latency_p95_s is not None and champion.latency_p95_s
-        else ""
-    )
-    yield "latency_ratio", ratio, f"{limits.max_latency_ratio:g}"
-    missing = _percent(_share(challenger.missing, challenger)) if challenger.rows else ""
-    yield "missing_share", missing, _percent(limits.max_missing_share)
-    constant = _percent(challenger.most_common_share) if challenger.rows else ""
-    yield "constant_share", constant, _percent(limits.max_constant_share)
+def _guardrail_values(evidence: GuardrailEvidence, limits: Guardrails) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, both versions' values and the limit of each guardrail; empty values are not measured."""
+    champion, challenger, labelled = evidence.champion, evidence.challenger, evidence.labelled
+    own, usual = (_percent(arm.refused, arm.rows) for arm in (challenger, champion))
+    yield "errors", own, usual, f"{_limit(limits.max_error_share)} more"
+    is_timed = min(challenger.timed, champion.timed) >= MIN_TIMED
+    own, usual = (_milliseconds(arm.latency_p95_s if is_timed else None) for arm in (challenger, champion))
+    yield "latency", own, usual, f"{limits.max_latency_ratio:g} times"
+    own, usual = (_percent(arm.missing, arm.rows - arm.refused) for arm in (challenger, champion))
+    yield "missing", own, usual, _limit(limits.max_missing_share)
+    own, usual = (_limit(arm.most_common_share) if arm.rows else "" for arm in (challenger, champion))
+    yield "constant", own, usual, _limit(limits.max_constant_share)
+    shifts = prediction_shift(challenger), prediction_shift(champion)
+    own, usual = (f"{shift[0]:.2g}" if shift and all(shifts) else "" for shift in shifts)
+    yield "confidence", own, usual, f"{limits.max_confidence_psi:g} more"
+    found = labelled.calibration if labelled else None
+    own, usual = (f"{found.challenger:.3g}", f"{found.champion:.3g}") if found else ("", "")
+    yield "calibration", own, usual, f"{limits.max_calibration_loss:g} more"
+    worst = min(labelled.slices, key=lambda each: each.gain + each.accepted, default=None) if labelled else None
+    if limits.slices and worst:
+        yield (
+            "slices",
+            f"{worst.challenger:.4g} in {worst.name}",
+            f"{worst.champion:.4g}",
+            f"loss of {worst.accepted:.3g}",
+        )
+    elif limits.slices:
+        yield "slices", "", "", ""
 
 
-def _share(count: int, arm: ArmStatistics) -> float:
-    return count / arm.rows if arm.rows else 0.0
+def _milliseconds(latency_s: float | None) -> str:
+    return "" if latency_s is None else f"{latency_s * 1000:.3g} ms"
 
 
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
+def _percent(count: int, rows: int) -> str:
+    """A share of rows; empty without rows."""
+    return _limit(count / rows) if rows > 0 else ""
+
+
+def _limit(share: float) -> str:
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.3g} %"
 
 
 def uplift(state: RolloutState, policy: RolloutPolicy, metric: str, budget: Budget) -> tuple[str, ...]:
@@ -376,8 +407,8 @@ def uplift(state: RolloutState, policy: RolloutPolicy, metric: str, budget: Budg
     last, words, level = points[-1], metric_words(metric), f"{policy.verdict.confidence * 100:g} %"
     verb = "gains" if last.gain >= 0 else "loses"
     sentences = [
-        f"Version {state.plan.version} {verb} {abs(last.gain):.4g} {words} against champion {state.plan.champion} on "
-        f"{last.rows:,} rows ({level} interval of the gain {last.low:+.4g} to {last.high:+.4g})."
+        f"Version {state.plan.version} {verb} {abs(last.gain):.3g} {words} against champion {state.plan.champion} on "
+        f"{last.rows:,} rows ({level} interval of the gain {last.low:+.3g} to {last.high:+.3g})."
     ]
     value = budget.value_usd_per_metric_unit_per_day
     if value is None:
@@ -403,10 +434,10 @@ def progress(state: RolloutState | None) -> RolloutProgress | None:
     """Summarise a rollout for the record of a replayed window; None without one."""
     if state is None:
         return None
-    plan, move = state.plan, state.moves[-1] if state.moves else None
-    latest = next((look for look in reversed(state.looks) if look.verdict), None)
-    evidence, verdict = (latest.evidence, latest.verdict) if latest else (None, None)
-    reasons = move.reasons if move else ()
+    plan, move, judged = state.plan, state.end, state.verdict
+    found = next((look.evidence for look in reversed(state.looks) if look.verdict), None)
+    is_measured = found is not None and judged is not None and _is_measured(found, judged)
+    planned = plan.forecast.looks if plan.forecast else 0
     return RolloutProgress(
         decision_id=plan.decision_id,
         version=plan.version,
@@ -414,18 +445,14 @@ def progress(state: RolloutState | None) -> RolloutProgress | None:
         step=step_name(state.current),
         share=share_changes(state)[-1][1],
         status=(move.end if move and move.end else state.status),
-        reason=reasons[0] if reasons and not state.is_active else verdict.reason if verdict else "",
-        gain=_finite(evidence.gain if evidence else None),
-        low=_finite(verdict.low if verdict else None),
-        high=_finite(verdict.high if verdict else None),
+        reason=move.reasons[0] if move and move.reasons else judged.reason if judged else "",
+        gain=found.gain if found and is_measured else None,
+        low=judged.low if judged and is_measured else None,
+        high=judged.high if judged and is_measured else None,
         margin=plan.forecast.margin if plan.forecast else None,
-        look=verdict.look if verdict else 0,
-        planned_looks=verdict.planned_looks if verdict else plan.forecast.looks if plan.forecast else 0,
+        look=judged.look if judged else 0,
+        planned_looks=max(judged.look, judged.planned_looks) if judged else planned,
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None
 
 
 def rollout_events(before: RolloutState | None, after: RolloutState | None) -> tuple[ReplayEvent, ...]:

@@ -144,7 +144,7 @@ def calibration_residuals(y_true: Floats, y_pred: Floats) -> Floats:
     return residuals
 
 
-def calibration_errors(y_true: Floats, y_pred: Floats, clusters: NDArray[np.str_]) -> Floats:
+def calibration_errors(y_true: Floats, y_pred: Floats, clusters: NDArray[np.generic]) -> Floats:
     """The expected calibration error of these rows, then those of resamples of their clusters: (1 + draws,).
 
     Equal clusters are drawn equally, so the errors of two models on the same rows stay paired.
@@ -163,7 +163,7 @@ def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:
         return f"{len(y_pred)} predictions for {rows} rows"
     if not rows:
         return None  # the verdict itself reports too few rows
-    broken = int(_not_finite(y_pred).sum())
+    broken = int(missing_rows(y_pred).sum())
     if broken:
         return f"{broken} of {rows} predictions are not finite numbers"
     if task != "regression" and len(y_pred) and (y_pred.min() < 0 or y_pred.max() > 1):
@@ -173,14 +173,15 @@ def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:
 
 def invalid_rows(y_pred: Floats, task: str) -> NDArray[np.bool_]:
     """Mask (n,) of the predictions that are no answer: not finite, or not probabilities."""
-    broken = _not_finite(y_pred)
+    broken = missing_rows(y_pred)
     if task == "regression" or not len(y_pred):
         return broken
     outside = np.asarray(((y_pred < 0) | (y_pred > 1)).reshape(len(y_pred), -1).any(axis=1), bool)
     return np.asarray(broken | outside, bool)
 
 
-def _not_finite(y_pred: Floats) -> NDArray[np.bool_]:
+def missing_rows(y_pred: Floats) -> NDArray[np.bool_]:
+    """Mask (n,) of the predictions that are not finite."""
     if not len(y_pred):
         return np.zeros(0, bool)
     return np.asarray((~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1), bool)
@@ -200,6 +201,17 @@ class ServedArm:
     def where(self, rows: NDArray[np.bool_]) -> "ServedArm":
         """The chosen rows of the arm; `rows` (n,) is a mask."""
         return ServedArm(self.y_true[rows], self.y_pred[rows], self.clusters[rows], self.strata[rows])
+
+
+def equal_rows(champion: ServedArm, challenger: ServedArm) -> tuple[ServedArm, ServedArm]:
+    """Draw equally many rows of both arms from each window, as many as the smaller arm has there."""
+    random, arms = np.random.default_rng(0), (champion, challenger)
+    drawn = [np.zeros(len(arm.y_true), bool) for arm in arms]
+    for stratum in np.intersect1d(champion.strata, challenger.strata):
+        own = [np.flatnonzero(arm.strata == stratum) for arm in arms]
+        for mask, rows in zip(drawn, own, strict=True):
+            mask[random.choice(rows, min(map(len, own)), replace=False)] = True
+    return champion.where(drawn[0]), challenger.where(drawn[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,20 @@ labels mature, only the guardrails that need none are judged.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from scipy import special
 
 from tasks.policy.records.base import Settings, Window
 from tasks.policy.records.evidence import PredictionHistogram
+from tasks.policy.rollout.comparison import ServedArm, calibration_errors, equal_rows
+from tasks.policy.rollout.verdict import LEAST_UNITS, Evidence
 from tasks.policy.statistics import distances
+from tasks.policy.statistics.intervals import PairedPredictions
 
 LEVEL = 0.001
 """One-sided level of a guardrail without labels at each look: 60 daily looks at a challenger exactly at its limit raise
@@ -20,7 +26,7 @@ at most 6 % false alarms, and far fewer where it resembles the champion."""
 LEVEL_WITH_LABELS = 0.025
 """One-sided level of a guardrail with labels over all looks and slices together."""
 MIN_ROWS = 100
-"""Fewest rows that show a constant model."""
+"""Fewest rows that show a constant model, or a calibration error."""
 MIN_TIMED, LATENCY_NOISE_S = 20, 0.01
 """Fewest timed answers of each version that define a 95th percentile, and the seconds by which it must rise at least: a
 pause of the interpreter or the network takes as long."""
@@ -76,20 +82,17 @@ class LabelledGain:
     gain: float
     standard_error: float
     rows: int
-    units: int
-    """Clusters of rows that count as one observation each, in the smaller arm."""
+    degrees_of_freedom: float
     accepted: float = 0.0
     """Loss that is accepted, in units of the metric."""
 
     @property
     def p_value(self) -> float:
-        """One-sided p-value that the loss is no larger than accepted, by Student's t of the units; 1 if it is not known."""
+        """One-sided p-value that the loss is no larger than accepted, by Student's t."""
         beyond = -self.gain - self.accepted
-        if self.units < 2 or not math.isfinite(beyond) or not math.isfinite(self.standard_error):
-            return 1.0
         if self.standard_error <= 0:
             return 0.0 if beyond > 0 else 1.0
-        return float(special.stdtr(self.units - 1, -beyond / self.standard_error))
+        return float(special.stdtr(self.degrees_of_freedom, -beyond / self.standard_error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,40 @@ class Breach:
 
     guardrail: str
     reason: str
+
+
+def gain_in_slice(name: str, metric: str, evidence: Evidence, accepted: float) -> LabelledGain | None:
+    """The gain of a slice from its evidence; None where the slice does not define it."""
+    if evidence.undefined or evidence.units < LEAST_UNITS:
+        return None
+    degrees = evidence.degrees_of_freedom or float(evidence.units - 1)
+    values = evidence.champion, evidence.challenger, evidence.gain, evidence.standard_error
+    return LabelledGain(name, metric, *values, evidence.rows, degrees, accepted)
+
+
+def paired_calibration_gain(pairs: PairedPredictions, clusters: NDArray[np.generic]) -> LabelledGain | None:
+    """Decrease of the expected calibration error on the same rows; None with fewer than `MIN_ROWS`."""
+    arms = [ServedArm(pairs.y_true, y_pred, clusters, clusters) for y_pred in (pairs.champion, pairs.challenger)]
+    return _calibration_gain(arms, paired=True)
+
+
+def served_calibration_gain(champion: ServedArm, challenger: ServedArm) -> LabelledGain | None:
+    """The same between the rows that each version answered; None with fewer than `MIN_ROWS` in an arm.
+
+    Both are measured on equally many rows of each window: the error of a perfect model falls with its rows.
+    """
+    return _calibration_gain(equal_rows(champion, challenger), paired=False)
+
+
+def _calibration_gain(arms: Sequence[ServedArm], paired: bool) -> LabelledGain | None:
+    rows, units = len(arms[0].y_true), min(len(np.unique(arm.clusters)) for arm in arms)
+    if rows < MIN_ROWS or units < LEAST_UNITS:
+        return None
+    old, new = (calibration_errors(arm.y_true, arm.y_pred, arm.clusters) for arm in arms)
+    error = float((old - new)[1:].std()) if paired else math.hypot(old[1:].std(), new[1:].std())
+    champion, challenger = float(old[0]), float(new[0])
+    name = "expected calibration error"
+    return LabelledGain("calibration", name, champion, challenger, champion - challenger, error, rows, units - 1.0)
 
 
 def judge_guardrails(policy: Guardrails, evidence: GuardrailEvidence) -> tuple[Breach, ...]:
@@ -198,7 +235,7 @@ def judge_confidence(policy: Guardrails, champion: ArmStatistics, challenger: Ar
     A shift that both show is the data's. PSI is, to third order, a χ² divided by the rows, whose variance is
     2(bins - 1) + 4λ (Cohen 1988, ch. 7); its lower bound must lie above the limit.
     """
-    own, usual = _shift(challenger), _shift(champion)
+    own, usual = prediction_shift(challenger), prediction_shift(champion)
     if own is None or usual is None:
         return None
     margin = float(special.ndtri(1 - LEVEL)) * math.sqrt(own[1] + usual[1])
@@ -255,7 +292,7 @@ def _predicted(arm: ArmStatistics) -> int:
     return arm.rows - arm.refused - arm.missing
 
 
-def _shift(arm: ArmStatistics) -> tuple[float, float] | None:
+def prediction_shift(arm: ArmStatistics) -> tuple[float, float] | None:
     """(PSI of the predictions against those at validation, its variance); None where one of the two is not known."""
     before, rows = arm.validation, _predicted(arm)
     if before is None or not arm.histogram or not rows or len(arm.histogram) != len(before.shares):

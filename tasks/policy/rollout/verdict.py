@@ -19,7 +19,7 @@ from pydantic import Field
 from tasks.policy.records.base import Settings
 from tasks.policy.records.profile import LARGEST, bounded
 from tasks.policy.rollout.comparison import MatchedArms, ServedArm
-from tasks.policy.statistics.group_sequential import WIDEST, boundaries, drift_for_power, tested_looks
+from tasks.policy.statistics.group_sequential import WIDEST, boundaries, drift_for_power, spending_looks
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric, compute, row_losses
 from tasks.policy.statistics.numbers import beside
@@ -30,8 +30,13 @@ Conclusion = Literal["non_inferior", "superior", "worse", "undecided"]
 
 LEAST_UNITS = 10
 """Units below which nothing is tested: the standard error of fewer is too uncertain."""
+SIGMA_QUANTILE = 0.1
+"""How often the standard deviation in a forecast may be below the true one."""
 MOST_UNITS, MOST_DAYS, MOST_LOOKS = 10**9, 10**5, 100
 """Upper limits of a forecast."""
+
+INFLATING_LOOKS = 30
+"""Looks from which more of them cost less than one percent more units; a forecast does not integrate over more."""
 
 
 class VerdictPolicy(Settings):
@@ -166,7 +171,7 @@ def paired_evidence(
             return sign * (compute(metric, part.y_true, part.challenger) - compute(metric, part.y_true, part.champion))
 
         error, degrees = jackknife_error(clusters, gain_of)
-    return _evidence(until, True, (gain, error, degrees), (champion, challenger), (units, len(pairs), None))
+    return _finite(Evidence(until, gain, error, units, len(pairs), True, champion, challenger, degrees))
 
 
 def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, until: datetime) -> Evidence:
@@ -190,8 +195,8 @@ def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, 
             return sign * (challenger_value - champion_value)
 
         error, degrees = jackknife_error(arms.clusters, gain_of)
-    measured = (sign * (values[1] - values[0]), error, degrees)
-    return _evidence(until, False, measured, values, (arms.units, len(arms), arms.effective_units))
+    gain = sign * (values[1] - values[0])
+    return _finite(Evidence(until, gain, error, arms.units, len(arms), False, *values, degrees, arms.effective_units))
 
 
 def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
@@ -199,21 +204,14 @@ def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
     return Evidence(until, 0.0, 0.0, 0, 0, paired, 0.0, 0.0, undefined=reason)
 
 
-def _evidence(
-    until: datetime,
-    paired: bool,
-    measured: tuple[float, float, float],
-    values: tuple[float, float],
-    sizes: tuple[int, int, float | None],
-) -> Evidence:
-    """Evidence from gain, standard error and degrees of freedom; numbers that JSON cannot hold make it undefined."""
-    gain, error, degrees = measured
-    units, rows, effective = sizes
-    undefined = "" if all(map(math.isfinite, (*values, gain, error))) else "the metric is undefined on these rows"
-    if undefined:
-        gain = error = 0.0
-    champion, challenger = (value if math.isfinite(value) else 0.0 for value in values)
-    return Evidence(until, gain, error, units, rows, paired, champion, challenger, degrees, effective, undefined)
+def _finite(evidence: Evidence) -> Evidence:
+    """The same evidence; undefined and with zeros if JSON cannot hold its numbers."""
+    values = (evidence.gain, evidence.standard_error, evidence.champion, evidence.challenger)
+    if all(map(math.isfinite, values)):
+        return evidence
+    champion, challenger = bounded(evidence.champion), bounded(evidence.challenger)
+    reason = "the metric or its standard error is undefined on these rows"
+    return replace(evidence, gain=0.0, standard_error=0.0, champion=champion, challenger=challenger, undefined=reason)
 
 
 def forecast(policy: VerdictPolicy, margin: float, sigma: float, traffic: ExpectedTraffic) -> RolloutForecast:
@@ -226,14 +224,15 @@ def forecast(policy: VerdictPolicy, margin: float, sigma: float, traffic: Expect
     share = traffic.share or 0.0
     served = share > 0 and policy.cluster == "unit"
     per_day = traffic.units_per_day * (2 * share * (1 - share) if served else 1.0)  # in effective units
-    looks, needed, windows = 0, float(LEAST_UNITS), 1
-    while looks < min(windows, MOST_LOOKS):
-        looks = min(windows, MOST_LOOKS)
+    needed, looks = float(MOST_UNITS), 1
+    for _ in range(MOST_LOOKS):  # more looks need more units, and those need more looks
         errors = _planned_drift(policy, looks) * _student_ratio(policy, needed)
-        if margin > 0:
-            needed = (2 if served else 1) * (sigma * errors / margin) ** 2
-        needed = min(max(needed, LEAST_UNITS), MOST_UNITS) if margin > 0 else MOST_UNITS
+        variance = (2 if served else 1) * sigma**2
+        needed = min(max(variance * (errors / margin) ** 2, LEAST_UNITS), MOST_UNITS) if margin > 0 else MOST_UNITS
         windows = math.ceil(min(needed / per_day / traffic.window_days, MOST_DAYS)) if per_day > 0 else MOST_DAYS
+        if looks >= min(windows, MOST_LOOKS):
+            break
+        looks = min(windows, MOST_LOOKS)
     days = min(windows * traffic.window_days + traffic.label_delay_days, MOST_DAYS)
     value = traffic.usd_per_metric_unit
     return RolloutForecast(
@@ -251,7 +250,7 @@ def _planned_drift(policy: VerdictPolicy, looks: int) -> float:
     """Distance of an equal challenger from the margin at the planned end, in standard errors."""
     power = float(scipy.special.ndtri(policy.power))
     if policy.method == "group_sequential":
-        return drift_for_power(looks, policy.tail, policy.power)
+        return drift_for_power(min(looks, INFLATING_LOOKS), policy.tail, policy.power)
     if policy.method == "confidence_sequence":
         return float(sequence_width(1.0, 2 * policy.tail)) + power
     return float(-scipy.special.ndtri(policy.tail)) + power
@@ -265,8 +264,14 @@ def _student_ratio(policy: VerdictPolicy, units: float) -> float:
 
 
 def unit_sigma(low: float, high: float, units: int, confidence: float) -> float:
-    """Standard deviation of one unit, from a metric's or gain's interval on `units` units."""
-    return (high - low) / 2 / float(scipy.special.ndtri((1 + confidence) / 2)) * math.sqrt(units)
+    """Standard deviation of one unit, from a metric's or gain's interval on `units` units.
+
+    It is the 90 % upper confidence limit: with the estimate itself, every second rollout would be planned
+    with too few units (Browne 1995, Statistics in Medicine 14:1933).
+    """
+    estimate = (high - low) / 2 / float(scipy.special.ndtri((1 + confidence) / 2)) * math.sqrt(units)
+    freedom = max(units - 1, 1)
+    return estimate * math.sqrt(freedom / float(scipy.special.chdtri(freedom, 1 - SIGMA_QUANTILE)))
 
 
 def horizon_warning(forecast: RolloutForecast, max_days: float) -> str | None:
@@ -285,16 +290,13 @@ def decide_verdict(
 ) -> RolloutVerdict:
     """Judge the evidence of this look, given that of all `earlier` looks, oldest first.
 
-    Only looks of the same kind count, with pairs or between served arms. `worse` takes precedence over `non_inferior`.
-    After the planned end no further test is made.
+    Only looks of the same kind count, with pairs or between served arms. A loss that is shown to lie within the margin is
+    accepted, as at validation, even where it is significant. After the planned end no further test is made.
     """
-    looks = [
-        e
-        for e in earlier
-        if e.paired == now.paired and e.until < now.until and _untestable(e, forecast.information) is None
-    ]
-    share = now.information / forecast.information
-    reason = _untestable(now, forecast.information)
+    planned = forecast.information
+    before = [look for look in earlier if look.paired == now.paired and look.until < now.until]
+    looks = [look for look in before if _untestable(look, planned) is None]
+    share, reason = now.information / planned, _untestable(now, planned)
     if reason is not None:
         text = f"no verdict, {len(looks)} of {forecast.looks} looks: {reason}"
         return RolloutVerdict("undecided", -LARGEST, LARGEST, share, len(looks), forecast.looks, text)
@@ -303,10 +305,10 @@ def decide_verdict(
     low = tested.gain - _student(efficacy, tested) * tested.standard_error
     high = tested.gain + _student(harm, tested) * tested.standard_error
     conclusion: Conclusion = "undecided"
-    if high < 0:
-        conclusion = "worse"
-    elif low > -forecast.margin:
+    if count and low > -forecast.margin:
         conclusion = "superior" if low > 0 else "non_inferior"
+    elif count and high < 0:
+        conclusion = "worse"
     verdict = RolloutVerdict(conclusion, bounded(low), bounded(high), share, count, forecast.looks, "")
     return replace(verdict, reason=_describe(verdict, forecast, looks, tested))
 
@@ -331,7 +333,7 @@ def _widths(
 
     The distances are those of `low` and of `high`, for a normal distribution.
     """
-    information = [look.information / forecast.information for look in looks]
+    information = [round(look.information / forecast.information, 6) for look in looks]  # equal grids share a cache
     if policy.method == "confidence_sequence":
         width = float(sequence_width(information[-1], 2 * policy.tail))
         return looks[-1], len(looks), width, width
@@ -341,10 +343,10 @@ def _widths(
             return looks[-1], 0, WIDEST, WIDEST
         width = float(-scipy.special.ndtri(policy.tail))
         return looks[ended], 1, width, width
-    tested = tested_looks(information)
+    tested = spending_looks(information)
     if not tested:
         return looks[-1], 0, WIDEST, WIDEST
-    amounts = tuple(round(information[place], 6) for place in tested)
+    amounts = tuple(information[place] for place in tested)
     efficacy, harm = (boundaries(amounts, policy.tail, shape)[-1] for shape in ("obrien_fleming", "pocock"))
     return looks[tested[-1]], len(tested), efficacy, harm
 
@@ -372,13 +374,13 @@ def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequenc
         f"{gain} ({beside(verdict.low, limit)} to {beside(verdict.high, 0)}), its lower bound must exceed {limit:.4g}"
     )
     if verdict.information >= 1:
-        return f"inconclusive at the planned end, {look}: {bounds}"
-    days = _days_to_go(verdict, forecast, looks)
+        return f"inconclusive, the planned {forecast.units:,} units are reached ({look}): {bounds}"
+    days = days_to_go(verdict, forecast, looks)
     done = look.removeprefix("look ")
     return f"inconclusive, {done} looks, about {days:,.0f} {'day' if round(days) == 1 else 'days'} to go: {bounds}"
 
 
-def _days_to_go(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence]) -> float:
+def days_to_go(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence]) -> float:
     """Days to the planned end, at the pace of the looks so far; as planned where there is only one."""
     left = 1 - verdict.information
     days = (looks[-1].until - looks[0].until) / timedelta(days=1)

@@ -40,13 +40,13 @@ def spent(shape: Shape, alpha: float, information: float) -> float:
     return float(2 * scipy.special.ndtr(scipy.special.ndtri(alpha / 2) / math.sqrt(information)))
 
 
-def tested_looks(information: Sequence[float]) -> tuple[int, ...]:
+def spending_looks(information: Sequence[float]) -> tuple[int, ...]:
     """Positions of the looks at which a test is made, given the information at each look in order of time.
 
     A look with less than `LEAST_STEP` more information than the last tested one spends nothing, except that the
     first look with information 1 or more is always tested. It spends what is left, so no later look is tested.
 
-    >>> tested_looks([0.2, 0.2, 0.205, 0.5, 1.1, 1.3])
+    >>> spending_looks([0.2, 0.2, 0.205, 0.5, 1.1, 1.3])
     (0, 3, 4)
     """
     tested: list[int] = []

@@ -37,7 +37,7 @@ def sequence_width(information: ArrayLike, alpha: float) -> NDArray[np.float64]:
     52:2613, theorem 2.2).
 
     >>> sequence_width([0.1, 1, 10], 0.05).round(2).tolist()
-    [3.82, 3.03, 3.25]
+    [3.86, 3.04, 3.24]
     """
     amount = np.asarray(information, float)
     rho = 1 / (2 * math.log(1 / alpha) + math.log(1 + 2 * math.log(1 / alpha)))

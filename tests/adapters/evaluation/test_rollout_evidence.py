@@ -1,7 +1,10 @@
 """Evidence of a rollout from the prediction log: roles stay apart, and immature labels do not count."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,22 +12,19 @@ import pyarrow as pa
 import pytest
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake
+from tasks.adapters import lake, registry
 from tasks.adapters.evaluation.prediction_log import read_logged
-from tasks.adapters.evaluation.rollout_evidence import (
-    LabelledSpan,
-    labelled_arms,
-    labelled_pairs,
-    measure_answers,
-    read_arms,
-)
+from tasks.adapters.evaluation.rollout_evidence import measure_answers, measure_labelled, read_arms
+from tasks.adapters.evaluation.rollout_labels import LabelledSpan, labelled_arms, labelled_pairs
 from tasks.adapters.lake.schemas import conform_labels
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import Latency
 from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
 from tasks.policy.rollout.stages import Rollout, RolloutStep
+from tasks.policy.rollout.validation import ValidationPolicy
 from tests.support.monitored_model import WINDOW, model, rows
+from tests.support.trained_models import prepare_registry
 
 CONFIG = model(task="regression", performance={"metric": "mae"}, columns={"label_delay_hours": 24})
 SECOND = WINDOW.next()
@@ -55,7 +55,7 @@ def land(config: ModelConfig, window: Window, labelled_until: Any = None, seed: 
     return table
 
 
-def log(window: Window, version: str, table: pa.Table, off_by: float, **columns: Any) -> None:
+def log(window: Window, version: str, table: pa.Table, off_by: float | np.ndarray, **columns: Any) -> None:
     """Log predictions that miss the label by `off_by`; a column is one value for all rows, or a list."""
     further = {
         name: values if isinstance(values, list | pa.Array) else [values] * len(table)
@@ -227,12 +227,40 @@ def test_canary_arms_are_separate():
     shadowed(WINDOW, land(CONFIG, WINDOW))
     table = land(CONFIG, SECOND, seed=1)
     canary(SECOND, table)
-    champion, challenger = labelled_arms(CONFIG, ROLLOUT, LabelledSpan(SPAN, SPAN.end + timedelta(days=2)))
+    found = labelled_arms(CONFIG, ROLLOUT, LabelledSpan(SPAN, SPAN.end + timedelta(days=2)))
+    champion, challenger = found.champion, found.challenger
     assert (len(champion.y_true), len(challenger.y_true)) == (300, 100)
     np.testing.assert_allclose(champion.y_pred - champion.y_true, 2.0)
     np.testing.assert_allclose(challenger.y_pred - challenger.y_true, 1.0)
     assert set(champion.strata) == set(challenger.strata) == {f"{SECOND.name} {CANARY}"}
     assert challenger.clusters.tolist() == table["id"].slice(0, 100).to_pylist()
+
+
+def test_rows_that_the_champion_answered_for_a_failed_challenger_are_no_arm():
+    """They are what the challenger finds hard, not a random part of the champion's traffic."""
+    table = land(CONFIG, WINDOW)
+    errors = pa.array(["ValueError"] * 20 + [None] * 80, pa.string())
+    challenger = {"role": ["challenger"] * 100, "model_version": ["2"] * 100, "error": errors}
+    champion = {"role": ["champion"] * 320, "model_version": ["1"] * 320, "error": pa.nulls(320, pa.string())}
+    parts = [
+        pa.table(
+            {
+                "id": served["id"],
+                "time": served["at"],
+                "prediction": served["age"].cast(pa.float64()),
+                "step": [CANARY] * len(served),
+            }
+            | further
+        )
+        for served, further in (
+            (table.slice(0, 100), challenger),
+            (pa.concat_tables([table.slice(0, 20), table.slice(100)]), champion),
+        )
+    ]
+    lake.land_predictions(CONFIG, WINDOW, "1", pa.concat_tables(parts))
+    found = labelled_arms(CONFIG, ROLLOUT, LabelledSpan(SPAN, SPAN.end))
+    assert (len(found.champion.y_true), len(found.challenger.y_true)) == (300, 80)
+    assert measure_answers(CONFIG, WINDOW, VALIDATION).challenger.refused == 20
 
 
 def test_shadow_rows_are_no_arm():
@@ -256,12 +284,12 @@ def test_clusters_are_units_or_days():
     table = land(config, WINDOW)
     canary(WINDOW, table)
     at, by_country = LabelledSpan(SPAN, SPAN.end), replace(ROLLOUT, unit="country")
-    champion, challenger = labelled_arms(config, by_country, at)
-    assert challenger.clusters.tolist() == table["country"].slice(0, 100).to_pylist()
-    assert challenger.slices["country"].tolist() == table["country"].slice(0, 100).to_pylist()
-    assert set(champion.slices) == {"member", "country"}
-    days, _ = labelled_arms(with_cluster("day"), by_country, at)
-    assert sorted(set(days.clusters)) == [f"2024-02-0{day}" for day in range(2, 6)]
+    found = labelled_arms(config, by_country, at)
+    assert found.challenger.clusters.tolist() == table["country"].slice(0, 100).to_pylist()
+    assert found.slices["country"][-100:].tolist() == table["country"].slice(0, 100).to_pylist()
+    assert set(found.slices) == {"member", "country"}
+    by_day = labelled_arms(with_cluster("day"), by_country, at)
+    assert sorted(set(by_day.champion.clusters)) == [f"2024-02-0{day}" for day in range(2, 6)]
 
 
 def test_rows_without_a_unit_are_no_part_of_the_test():
@@ -272,5 +300,75 @@ def test_rows_without_a_unit_are_no_part_of_the_test():
     labels = table.select(["id", "at"]).append_column("churned", table["age"])
     lake.land_labels(CONFIG, conform_labels(CONFIG, labels, "test"), WINDOW.end + timedelta(days=1))
     canary(WINDOW, table)
-    champion, challenger = labelled_arms(CONFIG, replace(ROLLOUT, unit="country"), LabelledSpan(SPAN, SPAN.end))
-    assert (len(champion.y_true), len(challenger.y_true)) == (150, 50)
+    found = labelled_arms(CONFIG, replace(ROLLOUT, unit="country"), LabelledSpan(SPAN, SPAN.end))
+    assert (len(found.champion.y_true), len(found.challenger.y_true)) == (150, 50)
+
+
+def in_france(table: pa.Table, worse: float, others: float) -> np.ndarray:
+    return np.where(np.array(table["country"].to_pylist()) == "FR", worse, others)
+
+
+def test_a_loss_in_one_slice_breaches_whichever_way_it_is_measured():
+    """The challenger gains everywhere but in France, in a shadow and in a canary with half of the traffic."""
+    config = with_cluster("unit").model_copy(update={"validation": ValidationPolicy(slice_min_rows=30)})
+    table = land(config, WINDOW)
+    log(WINDOW, "1", table, 2.0, role="champion", step="shadow")
+    log(WINDOW, "2", table, in_france(table, 6.0, 1.0), role="shadow", step="shadow")
+    table = land(config, SECOND, seed=1)
+    log(SECOND, "2", table.slice(0, 200), in_france(table.slice(0, 200), 6.0, 1.0), role="challenger", step=CANARY)
+    log(SECOND, "1", table.slice(200), 2.0, role="champion", step=CANARY)
+    at = LabelledSpan(SPAN, SPAN.end + timedelta(days=2))
+    for found in (labelled_pairs(config, ROLLOUT, at), labelled_arms(config, ROLLOUT, at)):
+        labelled = measure_labelled(config, found, look=1)
+        assert [gain.name for gain in labelled.slices] == ["country=DE", "country=FR", "country=IT"]
+        assert [round(gain.gain, 6) for gain in labelled.slices] == [1.0, -4.0, 1.0]
+        assert labelled.calibration is None, "a regression has no calibration error"
+        evidence = replace(measure_answers(CONFIG, WINDOW, VALIDATION), labelled=labelled)
+        (breach,) = (one for one in judge_guardrails(Guardrails(), evidence) if one.guardrail == "slices")
+        assert "country=FR" in breach.reason
+
+
+def classify(folder: Path, classes: Mapping[str, Sequence[str]]) -> ModelConfig:
+    """Return the model with two classes, and register versions with these classes."""
+    prepare_registry(folder)
+    registry.client().create_registered_model(CONFIG.name)
+    for names in classes.values():
+        registry.client().create_model_version(CONFIG.name, str(folder), tags={"classes": json.dumps(names)})
+    return model(columns={"label_delay_hours": 24}, performance={"metric": "log_loss"})
+
+
+def land_classes(config: ModelConfig, chance: np.ndarray) -> pa.Table:
+    table = rows(len(chance), 0, WINDOW)
+    lake.land_rows(config, WINDOW, table)
+    outcomes = pa.array((np.random.default_rng(1).random(len(chance)) < chance).astype(int))
+    labels = table.select(["id", "at"]).append_column("churned", outcomes)
+    lake.land_labels(config, conform_labels(config, labels, "test"), WINDOW.end + timedelta(days=1))
+    return table
+
+
+def test_an_overconfident_challenger_breaches_calibration(workspace):
+    config = classify(workspace, {"1": ("0", "1"), "2": ("0", "1")})
+    chance = 1 / (1 + np.exp(-np.random.default_rng(0).normal(size=2000)))
+    table = land_classes(config, chance)
+    sure = chance**4 / (chance**4 + (1 - chance) ** 4)
+    answers = pa.table({"id": table["id"], "time": table["at"], "role": ["shadow"] * 2000})
+    lake.land_predictions(config, WINDOW, "2", answers.append_column("prediction", pa.array(sure)))
+    champion = pa.table({"id": table["id"], "time": table["at"], "prediction": chance})
+    lake.land_predictions(config, WINDOW, "1", champion)
+    found = measure_labelled(config, labelled_pairs(config, ROLLOUT, LabelledSpan(SPAN, SPAN.end)), look=1)
+    assert found.calibration.champion < 0.05 < 0.15 < found.calibration.challenger
+    evidence = replace(measure_answers(config, WINDOW, VALIDATION), labelled=found)
+    assert "calibration" in {breach.guardrail for breach in judge_guardrails(Guardrails(), evidence)}
+
+
+def test_probabilities_of_both_versions_refer_to_the_same_class(workspace):
+    """Version 2 has its classes in the other order, so its logged number is the probability of the other class."""
+    config = classify(workspace, {"1": ("0", "1"), "2": ("1", "0")})
+    chance = np.linspace(0.01, 0.99, 500)
+    table = land_classes(config, chance)
+    for version, role, predicted in (("1", "champion", chance), ("2", "shadow", 1 - chance)):
+        answers = {"id": table["id"], "time": table["at"], "prediction": predicted, "role": [role] * 500}
+        lake.land_predictions(config, WINDOW, version, pa.table(answers))
+    found = labelled_pairs(config, ROLLOUT, LabelledSpan(SPAN, SPAN.end))
+    np.testing.assert_allclose(found.pairs.champion, found.pairs.challenger)
+    assert found.gain(config.performance.primary_metric).gain == pytest.approx(0.0)

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 from sklearn.metrics import roc_auc_score
+from statsmodels.api import OLS
 
 from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric
 from tasks.policy.statistics.resampling import (
+    MOST_GROUPS,
     Interval,
     Resampling,
     bootstrap_means,
+    cluster_error,
+    jackknife_error,
     moving_block_interval,
     percentile_interval,
 )
@@ -207,3 +211,33 @@ def test_auc_gain_interval_needs_two_rows_per_class(positives, known):
     gain = intervals.paired_bootstrap(Metric("roc_auc"), PairedPredictions(y_true, old, new), Resampling())
     assert np.isfinite(gain.gain)
     assert (np.isfinite(gain.low) and gain.low < gain.high) == known
+
+
+def test_clustered_error_of_a_mean_equals_statsmodels():
+    random = np.random.default_rng(5)
+    clusters = random.integers(0, 30, 400)
+    values = random.normal(size=30)[clusters] + random.normal(size=400)
+    fit = OLS(values, np.ones(400)).fit(cov_type="cluster", cov_kwds={"groups": clusters, "use_correction": False})
+    found = cluster_error((values - values.mean()) / 400, clusters)
+    assert found == pytest.approx(fit.bse[0] * (30 / 29) ** 0.5)
+    assert np.isnan(cluster_error([1.0, -1.0], ["a", "a"]))
+
+
+def test_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(6).normal(size=MOST_GROUPS)
+    error, degrees = jackknife_error(np.arange(len(values)), lambda rows: float(values[rows].mean()))
+    assert error == pytest.approx(values.std(ddof=1) / len(values) ** 0.5)
+    assert degrees == len(values) - 1
+
+
+def test_jackknife_deletes_whole_clusters_in_a_bounded_number_of_groups():
+    clusters, seen = np.repeat(np.arange(500), 3), []
+
+    def estimate(rows: np.ndarray) -> float:
+        seen.append(rows)
+        return 0.0
+
+    jackknife_error(clusters, estimate)
+    assert len(seen) == MOST_GROUPS
+    assert all(len(set(rows[clusters == cluster])) == 1 for rows in seen[:2] for cluster in range(500))
+    assert np.isnan(jackknife_error(np.zeros(9), lambda rows: 1.0)[0])
