@@ -3,9 +3,6 @@
 import asyncio
 import json
 import re
-<<<<<<< HEAD
-from collections.abc import Mapping
-=======
 import shutil
 import subprocess
 import sys
@@ -18,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.client import HTTPConnection
 from itertools import count
->>>>>>> gateway
 from pathlib import Path
 from typing import Any
 
