@@ -300,6 +300,11 @@ class MatchedArms:
         return 2 * int((np.bincount(sides) == 2).sum()) > self.units
 
     @property
+    def repeated(self) -> bool:
+        """Whether clusters have several rows."""
+        return len(np.unique(self.clusters)) < len(self)
+
+    @property
     def units(self) -> int:
         """Clusters in the smaller arm."""
         return min(len(np.unique(self.clusters[self.side == side])) for side in (0, 1))

@@ -81,13 +81,10 @@ class Evidence:
     """Degrees of freedom of the standard error; None for a normal distribution."""
     effective_units: float | None = None
     """Units of each of two equal arms with the same information; None where it is `units`, as for pairs."""
+    repeated: bool = False
+    """Whether clusters have several rows; if they are units that return, their number does not measure the information."""
     undefined: str = ""
     """Why the gain or its standard error is unknown; their values are then 0."""
-
-    @property
-    def information(self) -> float:
-        """Amount of information in units, comparable with a forecast's."""
-        return float(self.units) if self.effective_units is None else self.effective_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +114,7 @@ class RolloutForecast:
     exposed_usd: float | None = None
     """Cost of a challenger that is worse by the margin, for the traffic that it serves until then; None without a value."""
     effective_units: float | None = None
-    """The planned `Evidence.information`; None where it is `units`."""
-
-    @property
-    def information(self) -> float:
-        return float(self.units) if self.effective_units is None else self.effective_units
+    """The planned `Evidence.effective_units`; None where they are `units`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +129,8 @@ class RolloutVerdict:
     look: int
     planned_looks: int
     reason: str
+    days_left: float | None = None
+    """Days until the planned end, at the pace of the looks so far; None before the first test."""
 
 
 def why_not_paired(feedback: bool) -> str | None:
@@ -171,7 +166,11 @@ def paired_evidence(
             return sign * (compute(metric, part.y_true, part.challenger) - compute(metric, part.y_true, part.champion))
 
         error, degrees = jackknife_error(clusters, gain_of)
-    return _finite(Evidence(until, gain, error, units, len(pairs), True, champion, challenger, degrees))
+    return _finite(
+        Evidence(
+            until, gain, error, units, len(pairs), True, champion, challenger, degrees, repeated=units < len(pairs)
+        )
+    )
 
 
 def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, until: datetime) -> Evidence:
@@ -196,7 +195,11 @@ def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, 
 
         error, degrees = jackknife_error(arms.clusters, gain_of)
     gain = sign * (values[1] - values[0])
-    return _finite(Evidence(until, gain, error, arms.units, len(arms), False, *values, degrees, arms.effective_units))
+    return _finite(
+        Evidence(
+            until, gain, error, arms.units, len(arms), False, *values, degrees, arms.effective_units, arms.repeated
+        )
+    )
 
 
 def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
@@ -293,10 +296,9 @@ def decide_verdict(
     Only looks of the same kind count, with pairs or between served arms. A loss that is shown to lie within the margin is
     accepted, as at validation, even where it is significant. After the planned end no further test is made.
     """
-    planned = forecast.information
     before = [look for look in earlier if look.paired == now.paired and look.until < now.until]
-    looks = [look for look in before if _untestable(look, planned) is None]
-    share, reason = now.information / planned, _untestable(now, planned)
+    looks = [look for look in before if _untestable(policy, forecast, look) is None]
+    share, reason = _information(policy, forecast, now), _untestable(policy, forecast, now)
     if reason is not None:
         text = f"no verdict, {len(looks)} of {forecast.looks} looks: {reason}"
         return RolloutVerdict("undecided", -LARGEST, LARGEST, share, len(looks), forecast.looks, text)
@@ -310,10 +312,26 @@ def decide_verdict(
     elif count and high < 0:
         conclusion = "worse"
     verdict = RolloutVerdict(conclusion, bounded(low), bounded(high), share, count, forecast.looks, "")
-    return replace(verdict, reason=_describe(verdict, forecast, looks, tested))
+    arrived = share - _information(policy, forecast, looks[0])
+    pace = (now.until - looks[0].until) / timedelta(days=1) / arrived if arrived > 0 else forecast.days
+    days = max(0.0, (1 - share) * pace)
+    return replace(verdict, days_left=days, reason=_describe(verdict, forecast, tested, days))
 
 
-def _untestable(evidence: Evidence, planned: float) -> str | None:
+def _information(policy: VerdictPolicy, forecast: RolloutForecast, evidence: Evidence) -> float:
+    """Information as a share of the planned: the number of units or, where units return, what the standard error shows.
+
+    A fleet of machines is complete on the first day, and yet each day adds information (Mehta & Tsiatis 2001, Drug
+    Information Journal 35:1095). Days do not return. Rounded, so that rollouts with the same looks share a cache.
+    """
+    planned = forecast.units if forecast.effective_units is None else forecast.effective_units
+    units = float(evidence.units) if evidence.effective_units is None else evidence.effective_units
+    if policy.cluster == "unit" and evidence.repeated and evidence.standard_error > 0:
+        units = (1 if evidence.paired else 2) * (forecast.sigma / evidence.standard_error) ** 2
+    return round(units / planned, 6)
+
+
+def _untestable(policy: VerdictPolicy, forecast: RolloutForecast, evidence: Evidence) -> str | None:
     """Why this evidence is not tested, else None. Such a look spends nothing of the level."""
     if not evidence.rows:
         return f"no traffic ({evidence.undefined})" if evidence.undefined else "no traffic"
@@ -321,7 +339,7 @@ def _untestable(evidence: Evidence, planned: float) -> str | None:
         return evidence.undefined
     if evidence.units < LEAST_UNITS:
         return f"{evidence.units} units, expected at least {LEAST_UNITS}"
-    if evidence.standard_error == 0 and evidence.information < planned:
+    if evidence.standard_error == 0 and _information(policy, forecast, evidence) < 1:
         return f"both versions did equally well on each of {evidence.units:,} units"
     return None
 
@@ -333,7 +351,7 @@ def _widths(
 
     The distances are those of `low` and of `high`, for a normal distribution.
     """
-    information = [round(look.information / forecast.information, 6) for look in looks]  # equal grids share a cache
+    information = [_information(policy, forecast, look) for look in looks]
     if policy.method == "confidence_sequence":
         width = float(sequence_width(information[-1], 2 * policy.tail))
         return looks[-1], len(looks), width, width
@@ -358,8 +376,8 @@ def _student(width: float, evidence: Evidence) -> float:
     return float(-scipy.special.stdtrit(evidence.degrees_of_freedom, scipy.special.ndtr(-width)))
 
 
-def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence], tested: Evidence) -> str:
-    """The verdict in one sentence."""
+def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, tested: Evidence, days: float) -> str:
+    """The verdict in one sentence; `days` is how long the rollout still takes."""
     look = f"look {verdict.look} of {max(verdict.look, verdict.planned_looks)}"
     gain = f"the gain is {tested.gain:.4g}"
     if verdict.conclusion == "worse":
@@ -375,14 +393,5 @@ def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequenc
     )
     if verdict.information >= 1:
         return f"inconclusive, the planned {forecast.units:,} units are reached ({look}): {bounds}"
-    days = days_to_go(verdict, forecast, looks)
     done = look.removeprefix("look ")
     return f"inconclusive, {done} looks, about {days:,.0f} {'day' if round(days) == 1 else 'days'} to go: {bounds}"
-
-
-def days_to_go(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence]) -> float:
-    """Days to the planned end, at the pace of the looks so far; as planned where there is only one."""
-    left = 1 - verdict.information
-    days = (looks[-1].until - looks[0].until) / timedelta(days=1)
-    arrived = (looks[-1].information - looks[0].information) / forecast.information
-    return left * (days / arrived if arrived > 0 and days > 0 else forecast.days)
