@@ -70,6 +70,7 @@ class LookPoint:
     low: float
     high: float
     boundary: Boundary
+    standard_error: float
     information: float
     rows: int
     paired: bool
@@ -270,6 +271,7 @@ def _point(at: datetime, found: Evidence, judged: RolloutVerdict, margin: float 
         low=judged.low,
         high=judged.high,
         boundary=Boundary.of(at, found.gain - judged.low, judged.high - found.gain, margin),
+        standard_error=found.standard_error,
         information=judged.information,
         rows=found.rows,
         paired=found.paired,
@@ -297,7 +299,7 @@ def expected_boundaries(state: RolloutState, policy: RolloutPolicy) -> tuple[Bou
     efficacy, harm = (boundaries(amounts, policy.verdict.tail, shape) for shape in ("obrien_fleming", "pocock"))
     at = points[-1].at if points else state.plan.started_at + planned.days * known[-1] * DAY
     end = at + left * DAY if points else state.plan.started_at + planned.days * DAY
-    error = _planned_error(planned)
+    error = points[-1].standard_error * math.sqrt(known[-1]) if points else _planned_error(planned)
     found = [points[-1].boundary] if points else []
     for share, passes, harms in list(zip(amounts, efficacy, harm, strict=True))[len(points) :]:
         when = at + (end - at) * ((share - known[-1]) / (1 - known[-1]))
