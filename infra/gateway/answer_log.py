@@ -117,15 +117,14 @@ class AnswerLog:
                     continue
                 try:
                     lake.land_prediction_segment(self.config, writer, int(number), _read(path, self.config.task))
+                    path.unlink()
+                    landed += 1
                 except (pa.ArrowInvalid, ValueError) as error:
                     logger.error("%s: is damaged (%s); kept as %s", path, error, path.with_suffix(DAMAGED).name)
                     path.rename(path.with_suffix(DAMAGED))
                 except (OSError, PerennialError) as error:
-                    stuck.add(writer)
+                    stuck.add(writer)  # its later segments wait, because numbers land in order
                     logger.warning("%s: cannot be landed, and waits: %s", path.name, error)
-                else:
-                    path.unlink()
-                    landed += 1
         return landed
 
     def _open(self) -> int:
