@@ -15,7 +15,7 @@ from tasks.policy.records.text import plain
 from tasks.policy.reporting.decision import action_words, as_sentence, headline
 from tasks.policy.reporting.fleet import Fleet, FleetMember
 from tasks.policy.reporting.replay_story import share_text
-from tasks.policy.reporting.rollout import headline as rollout_headline, looks_words, step_name
+from tasks.policy.reporting.rollout import headline as rollout_headline, looks_words
 from tasks.policy.rollout.stages import RolloutState
 
 WIDTH, HEIGHT, MARGIN = 180.0, 44.0, 4.0
@@ -94,7 +94,7 @@ def report_links(member: FleetMember) -> tuple[tuple[str, str], ...]:
 def rollout_cells(state: RolloutState) -> tuple[str, ...]:
     """Return version, step, share, looks and the sentence of a running rollout."""
     share = share_text(state.current.share)
-    return state.plan.version, step_name(state.current), share, looks_words(state), rollout_headline(state)
+    return state.plan.version, state.current.name, share, looks_words(state), rollout_headline(state)
 
 
 def _rollout_page(model: str, state: RolloutState) -> str:

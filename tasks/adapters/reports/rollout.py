@@ -7,7 +7,7 @@ script. The page shows them in its theme; as an image they have the colours of t
 import base64
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
@@ -162,13 +162,16 @@ def gain_plot(state: RolloutState, policy: RolloutPolicy) -> str:
     parts += [_line(frame, 0.0, "equal", "equal")]
     if margin is not None:
         parts.append(_line(frame, -margin, "margin", f"margin -{margin:.3g}"))
-    parts += [*_boundary_lines(frame, known), *_boundary_lines(frame, expected, " expected")]
+    parts += [
+        *_boundary_lines(frame, known if len(known) > 1 or not expected else []),
+        *_boundary_lines(frame, expected, " expected"),
+    ]
     parts += _step_lines(frame, state)
     if len(points) > 1:
         parts.append(f'<polyline class="path" points="{" ".join(frame.at(p.at, p.gain) for p in points)}"/>')
     parts += [_look(frame, point) for point in points]
     if not points:
-        parts.append(_text(LEFT + 8, frame.y(0) - 8, "no look yet"))
+        parts.append(_text(LEFT + 8, frame.y(0) - 8, "no look with labels"))
     return _svg(parts, GAIN_HEIGHT, f"Gain at {len(points)} looks. {story.headline(state)}")
 
 
@@ -177,10 +180,9 @@ def share_plot(state: RolloutState) -> str:
     start, end = _span(state)
     frame = Frame(start, end, 0.0, 1.0, SHARE_HEIGHT)
     changes = story.share_changes(state)
-    last = state.moves[-1].at if not state.is_active and state.moves else _now(state)
-    ends = [*(at for at, _ in changes[1:]), max(last, changes[-1][0])]
-    if not state.is_active:
-        ends[-1] = end
+    # the last share lasts: until now, or a little longer so that a step that has just begun is to be seen
+    until = end if state.end else max(_now(state), changes[-1][0] + (end - start) / 30)
+    ends = [*(at for at, _ in changes[1:]), until]
     corners = [
         corner
         for (at, share), until in zip(changes, ends, strict=True)
@@ -191,7 +193,7 @@ def share_plot(state: RolloutState) -> str:
     parts.append(f'<polygon class="share" points="{" ".join(corners)} {floor}"/>')
     parts.append(f'<polyline class="share-line" points="{" ".join(corners)}"/>')
     names = [visit.name for visit in story.step_visits(state)]
-    names += [state.moves[-1].end or ""] if not state.is_active and state.moves else []
+    names += [state.end.end or ""] if state.end else []
     for name, (at, share), until in zip(names, changes, ends, strict=True):
         x, y = frame.x(at), frame.y(share) - 7 if share < 0.8 else frame.y(share) + 16
         if until == ends[-1] or frame.x(until) - x > CHARACTER * len(name):
@@ -250,6 +252,11 @@ def _zones(frame: Frame, boundaries: Sequence[Boundary]) -> Iterator[str]:
 
 
 def _boundary_lines(frame: Frame, boundaries: Sequence[Boundary], style: str = "") -> Iterator[str]:
+    """Draw both boundaries through their looks; those of a single look are short lines."""
+    if len(boundaries) == 1:
+        shift = (frame.end - frame.start) / 60
+        only = boundaries[0]
+        boundaries = [replace(only, at=only.at - shift), replace(only, at=only.at + shift)]
     passes = " ".join(frame.at(each.at, each.passes_above) for each in boundaries if each.passes_above is not None)
     harms = " ".join(frame.at(each.at, each.harm_below) for each in boundaries)
     for css, line in (("pass", passes), ("harm", harms)):
@@ -263,8 +270,8 @@ def _step_lines(frame: Frame, state: RolloutState) -> Iterator[str]:
     left = story.days_left(state) if state.is_active else None
     if left:
         moments.append((_now(state) + timedelta(days=left), "planned end"))
-    elif not state.is_active and state.moves:
-        moments.append((state.moves[-1].at, state.moves[-1].end or "ended"))
+    elif state.end:
+        moments.append((state.end.at, state.end.end or "ended"))
     following = [frame.x(at) for at, _ in moments[1:]] + [float(WIDTH)]
     for number, ((at, name), until) in enumerate(zip(moments, following, strict=True)):
         x = frame.x(at)

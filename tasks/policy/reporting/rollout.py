@@ -18,7 +18,7 @@ from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.replay_story import METRIC_NAMES, counted, share_text
 from tasks.policy.rollout import verdict
 from tasks.policy.rollout.guardrails import MIN_TIMED, GuardrailEvidence, Guardrails, prediction_shift
-from tasks.policy.rollout.stages import RolloutMove, RolloutPolicy, RolloutState, RolloutStep
+from tasks.policy.rollout.stages import RolloutMove, RolloutPolicy, RolloutState
 from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict, days_to_go
 from tasks.policy.statistics.group_sequential import LEAST_STEP, boundaries
 
@@ -49,7 +49,14 @@ class Boundary:
     passes_above: float | None
     """Gain from which the challenger passes: its interval is then above minus the margin. None without a margin."""
     harm_below: float
-    """Gain below which traffic returns to the champion: the interval is then below 0."""
+    """Gain below which traffic returns to the champion: the interval is then below 0, and the challenger did not pass."""
+
+    @classmethod
+    def of(cls, at: datetime, below: float, above: float, margin: float | None) -> "Boundary":
+        """The boundary for an interval that reaches this far below and above the gain."""
+        if margin is None:
+            return cls(at, None, -above)
+        return cls(at, below - margin, min(-above, below - margin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class LookPoint:
     low: float
     high: float
     boundary: Boundary
+    standard_error: float
     information: float
     rows: int
     paired: bool
@@ -105,13 +113,6 @@ class GuardrailRow:
         return {None: NOT_MEASURED, True: "breached", False: "within limit"}[self.breached]
 
 
-def step_name(step: RolloutStep) -> str:
-    """`shadow`, `canary 10 %`, `A/B test 5 %`."""
-    if step.mode == "shadow":
-        return step.mode
-    return f"{'A/B test' if step.mode == 'ab' else step.mode} {share_text(step.share)}"
-
-
 def metric_words(metric: str) -> str:
     """`log loss` for `log_loss`."""
     return METRIC_NAMES[metric].short if metric in METRIC_NAMES else metric.replace("_", " ")
@@ -129,10 +130,10 @@ def headline(state: RolloutState) -> str:
     if state.status == "ended":
         return _ending(state)
     if state.status == "held":
-        return f"{version} is held in step {step_name(state.current)} until a person resumes or aborts it. {_first(reasons)}"
+        return f"{version} is held in step {state.current.name} until a person resumes or aborts it. {_first(reasons)}"
     if state.status == "awaiting_approval":
         return (
-            f"{version} passed step {step_name(state.current)} and waits for approval before it serves; champion "
+            f"{version} passed step {state.current.name} and waits for approval before it serves; champion "
             f"{plan.champion} serves all traffic. {_first(reasons[::-1])}"
         )
     if state.status == "passed":
@@ -164,6 +165,8 @@ def _days_words(state: RolloutState) -> tuple[str, ...]:
     days = days_left(state)
     if days is None:
         return ()
+    if state.verdict and state.verdict.information >= 1:
+        return ("at the planned end",)
     return (f"about {counted(round(days), 'day')} to go" if days >= 0.5 else "less than a day to go",)
 
 
@@ -188,7 +191,8 @@ def _ending(state: RolloutState) -> str:
     after, reason = f"after {_days_text((move.at - plan.started_at) / DAY)}", _first(move.reasons)
     rollout, serves = f"The rollout of version {plan.version}", f"champion {plan.champion} serves all traffic. {reason}"
     if move.end == "promoted":
-        return f"Version {plan.version} replaced champion {plan.champion} {after}. {reason}"
+        proof = as_sentence(state.verdict.reason) if state.verdict and state.is_proven else reason
+        return f"Version {plan.version} replaced champion {plan.champion} {after}. {proof}"
     if move.end == "inconclusive":
         return f"{rollout} ended without a verdict {after}; {serves}"
     if move.end == "aborted":
@@ -203,14 +207,16 @@ def _first(reasons: Sequence[str]) -> str:
 
 
 def _days_text(days: float) -> str:
-    """`12 days`, `6 hours`."""
+    """`12 days`, `6 hours`, `less than an hour`."""
+    if days * 24 < 0.5:
+        return "less than an hour"
     return counted(round(days), "day") if days >= 1 else counted(round(days * 24), "hour")
 
 
 def plan_sentences(state: RolloutState, policy: RolloutPolicy, metric: str) -> tuple[str, ...]:
     """The plan: units and days that the verdict needs, and the money at stake meanwhile."""
     plan, needed = state.plan, state.plan.forecast
-    steps = f"Steps: {', then '.join(map(step_name, plan.steps))}, then promotion."
+    steps = f"Steps: {', then '.join(step.name for step in plan.steps)}, then promotion."
     if needed is None:
         return (steps, "The rows and days that a verdict needs are not known, because there is no forecast.")
     units = counted(needed.units, "row") if plan.unit is None else f"{counted(needed.units, 'unit')} ({plan.unit})"
@@ -257,7 +263,6 @@ def _is_measured(evidence: Evidence, judged: RolloutVerdict) -> bool:
 
 
 def _point(at: datetime, found: Evidence, judged: RolloutVerdict, margin: float | None) -> LookPoint:
-    passes_above = None if margin is None else found.gain - judged.low - margin
     return LookPoint(
         at=at,
         look=judged.look,
@@ -265,7 +270,8 @@ def _point(at: datetime, found: Evidence, judged: RolloutVerdict, margin: float 
         gain=found.gain,
         low=judged.low,
         high=judged.high,
-        boundary=Boundary(at, passes_above, found.gain - judged.high),
+        boundary=Boundary.of(at, found.gain - judged.low, judged.high - found.gain, margin),
+        standard_error=found.standard_error,
         information=judged.information,
         rows=found.rows,
         paired=found.paired,
@@ -293,12 +299,12 @@ def expected_boundaries(state: RolloutState, policy: RolloutPolicy) -> tuple[Bou
     efficacy, harm = (boundaries(amounts, policy.verdict.tail, shape) for shape in ("obrien_fleming", "pocock"))
     at = points[-1].at if points else state.plan.started_at + planned.days * known[-1] * DAY
     end = at + left * DAY if points else state.plan.started_at + planned.days * DAY
-    error = _planned_error(planned)
+    error = points[-1].standard_error * math.sqrt(known[-1]) if points else _planned_error(planned)
     found = [points[-1].boundary] if points else []
     for share, passes, harms in list(zip(amounts, efficacy, harm, strict=True))[len(points) :]:
         when = at + (end - at) * ((share - known[-1]) / (1 - known[-1]))
         at_look = error / math.sqrt(share)
-        found.append(Boundary(when, passes * at_look - margin, -harms * at_look))
+        found.append(Boundary.of(when, passes * at_look, harms * at_look, margin))
     return tuple(found)
 
 
@@ -314,21 +320,21 @@ def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
         if move.step == step and move.status != "ended":
             remarks.append(f"{move.at:%Y-%m-%d} {_move_words(move)}")
             continue
-        ended_by = _move_words(move) if move.end or not move.reasons else "; ".join(map(as_sentence, move.reasons))
-        name, share = step_name(state.plan.steps[step]), state.plan.steps[step].share
+        ended_by = _move_words(move) if move.end or not move.reasons else " ".join(map(as_sentence, move.reasons))
+        name, share = state.plan.steps[step].name, state.plan.steps[step].share
         visits.append(StepVisit(name, share, start, move.at, ended_by, tuple(remarks)))
         step, start, remarks = move.step, move.at, []
     if state.is_active:
         current = state.plan.steps[step]
         status = state.status.replace("_", " ")
-        visits.append(StepVisit(step_name(current), current.share, start, None, status, tuple(remarks)))
+        visits.append(StepVisit(current.name, current.share, start, None, status, tuple(remarks)))
     return tuple(visits)
 
 
 def _move_words(move: RolloutMove) -> str:
     """`passed: gain +0.01 …`, `aborted by Ada: …`."""
     status = move.end or {"running": "resumed"}.get(move.status, move.status.replace("_", " "))
-    by = "" if move.by == "perennial" else f" by {move.by}"
+    by = "" if move.by in ("perennial", "unnamed") else f" by {move.by}"
     return f"{status}{by}: {'; '.join(move.reasons)}" if move.reasons else f"{status}{by}"
 
 
@@ -443,7 +449,7 @@ def progress(state: RolloutState | None) -> RolloutProgress | None:
         decision_id=plan.decision_id,
         version=plan.version,
         champion=plan.champion,
-        step=step_name(state.current),
+        step=state.current.name,
         share=share_changes(state)[-1][1],
         status=(move.end if move and move.end else state.status),
         reason=move.reasons[0] if move and move.reasons else judged.reason if judged else "",
@@ -465,7 +471,7 @@ def rollout_events(before: RolloutState | None, after: RolloutState | None) -> t
     if before is not None and before.is_active and not same:
         events.append(ReplayEvent("superseded", f"version {before.plan.version}: by version {after.plan.version}"))
     if not same:
-        text = f"version {after.plan.version} in {step_name(after.plan.steps[0])} beside champion {after.plan.champion}"
+        text = f"version {after.plan.version} in {after.plan.steps[0].name} beside champion {after.plan.champion}"
         events.append(ReplayEvent("shadowed", text))
     seen = len(before.moves) if same and before is not None else 0
     steps = [0, *(move.step for move in after.moves)]
@@ -480,4 +486,4 @@ def _event(state: RolloutState, move: RolloutMove, advanced: bool) -> Iterator[R
     if move.end in ("returned", "inconclusive", "superseded"):
         yield ReplayEvent(move.end, f"{version}: {reasons}")
     elif advanced and move.end is None:
-        yield ReplayEvent("advanced", f"{version} to {step_name(state.plan.steps[move.step])}: {reasons}")
+        yield ReplayEvent("advanced", f"{version} to {state.plan.steps[move.step].name}: {reasons}")

@@ -123,6 +123,14 @@ def test_every_status_has_a_sentence(status, end, expected):
     assert headline(moved(RUNNING, move(9, status, end=end, by="Ada"))) == expected
 
 
+def test_promoted_rollout_quotes_the_verdict_that_proved_it():
+    state = replace(RUNNING, looks=(*LOOKS, look(4, 0.006, 0.005, "non_inferior")))
+    assert headline(moved(state, move(12, "ended", reason="the validation passed", end="promoted"))) == (
+        "Version 8 replaced champion 7 after 12 days. Gain +0.006."
+    )
+    assert headline(state).endswith("no worse than the champion, 4 of 4 looks, at the planned end.")
+
+
 def test_days_left_follow_the_pace_of_the_labels():
     assert days_left(RUNNING) == pytest.approx(6)  # half of the information in 6 days
     assert days_left(replace(RUNNING, looks=(look(4, 0, 0.01),))) == 0
@@ -134,6 +142,8 @@ def test_boundaries_follow_from_the_interval():
     assert boundary.harm_below == pytest.approx(-0.02)
     without = replace(RUNNING, plan=replace(PLAN, forecast=None))
     assert look_points(without, SHADOW)[1].boundary.passes_above is None
+    narrow = look_points(replace(RUNNING, looks=(look(4, 0.0, 0.002),)), SHADOW)[0].boundary
+    assert narrow.harm_below == narrow.passes_above == pytest.approx(-0.008)  # passing takes precedence
     untested = replace(LOOKS[0], verdict=replace(LOOKS[0].verdict, low=-LARGEST, high=LARGEST))
     unknown = replace(LOOKS[0], evidence=unknown_evidence(START, paired=True, reason="no labelled rows yet"))
     assert look_points(replace(RUNNING, looks=(untested, unknown)), SHADOW) == ()
@@ -144,7 +154,7 @@ def test_boundaries_are_expected_to_narrow_until_the_planned_end():
     first, third, last = expected_boundaries(RUNNING, SHADOW)
     assert first == look_points(RUNNING, SHADOW)[1].boundary
     assert (third.at, last.at) == (LOOKS[1].at + 3 * DAY, LOOKS[1].at + 6 * DAY)
-    error = 0.39 / 12_400**0.5
+    error = 0.01 * 0.5**0.5  # at the planned end: half of the information has a standard error of 0.01
     # Lan-DeMets bounds of 4 equal looks at 0.025 one-sided: O'Brien-Fleming 2.359 and 2.014, Pocock 2.358 and 2.350
     assert third.passes_above == pytest.approx(2.359 * error / 0.75**0.5 - 0.01, abs=1e-5)
     assert (last.passes_above, last.harm_below) == (
@@ -152,7 +162,7 @@ def test_boundaries_are_expected_to_narrow_until_the_planned_end():
     )  # fmt: skip
     planned = expected_boundaries(RolloutState(PLAN), SHADOW)
     assert [each.at for each in planned] == [START + days * DAY for days in (3, 6, 9, 12)]
-    assert planned[-1].passes_above == last.passes_above
+    assert planned[-1].passes_above == pytest.approx(2.014 * 0.39 / 12_400**0.5 - 0.01, abs=1e-5)
     anytime = SHADOW.model_copy(update={"verdict": VerdictPolicy(method="confidence_sequence")})
     assert expected_boundaries(RUNNING, anytime) == expected_boundaries(PROMOTED, SHADOW) == ()
 
