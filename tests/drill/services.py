@@ -19,10 +19,8 @@ from tasks.adapters import lake, registry, traffic
 from tasks.policy.records.base import Window
 from tests.drill.faults import Fault
 from tests.drill.model import NAME, write_model
-from tests.support.haproxy import BALANCE, haproxy_before
+from tests.support.haproxy import haproxy_before
 
-RETRIES = "retry-on 500 conn-failure empty-response\n  retries 8\n  option redispatch 1"
-"""What the challenger refuses is asked again, of a server drawn by weight: a request fails with probability share⁸."""
 UP_WITHIN_S = 120.0
 
 
@@ -73,7 +71,7 @@ def haproxy(folder: Path, fault: Path) -> Iterator[Service]:
             for role, own in ((registry.CHAMPION, healthy), (registry.CHALLENGER, fault))
         ]
         addresses = [each.stdout.readline().strip() for each in servers if each.stdout]
-        up = stack.enter_context(haproxy_before(folder, addresses, f"{BALANCE}\n  {RETRIES}"))
+        up = stack.enter_context(haproxy_before(folder, addresses))
         write_model(folder, up.control)
         yield Service(
             up.control.url, fault, lambda config, window, rows: _land(config, window, logs), lambda share: None

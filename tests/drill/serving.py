@@ -3,7 +3,7 @@
     python -m tests.drill.serving MODEL VERSION FAULT LOG
 
 It prints its address. The file FAULT names a fault and the time of the first faulty row. What the model cannot answer gets
-status 500, and haproxy asks another server.
+status 500, and haproxy asks the other server.
 """
 
 import json
