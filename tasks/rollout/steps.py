@@ -259,9 +259,8 @@ def _set_split(config: ModelConfig, state: RolloutState) -> None:
     split = state.split(config.name)
     if state.status != "ended" or traffic.read_split(config.name).challenger is not None:
         traffic.write_split(split)
-    if (
-        config.rollout.control is not None
-    ):  # also where the split is stored already: a first attempt may have failed here
+    # also where the split is stored already: a first attempt may have failed here
+    if config.rollout.control is not None:
         traffic.apply.apply_split(config.rollout.control, split)
 
 
