@@ -1,8 +1,8 @@
 """Evaluate whether a promotion paid off, once the windows after it have closed.
 
-The replaced champion scores the same rows, which makes the gain a paired difference. The forecast is the gain
-measured by the rollout, or at validation where there was none. The outcome is written once per promotion, to the ledger and an artifact. This is a plain
-function, not a task, because it rarely has work to do.
+The replaced champion scores the same rows, which makes the gain a paired difference. The forecast is the gain that the
+rollout measured, or validation where there was none. The outcome is written once per promotion, to the ledger and an
+artifact. This is a plain function, not a task, because it rarely has work to do.
 """
 
 import math
