@@ -23,7 +23,7 @@ from tasks.policy.statistics.group_sequential import WIDEST, boundaries, drift_f
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric, compute, row_losses
 from tasks.policy.statistics.numbers import beside
-from tasks.policy.statistics.resampling import cluster_error, jackknife_error
+from tasks.policy.statistics.resampling import Uncertainty, cluster_uncertainty, jackknife_uncertainty, skewed_quantile
 from tasks.policy.statistics.sequential import sequence_width
 
 Conclusion = Literal["non_inferior", "superior", "worse", "undecided"]
@@ -79,6 +79,8 @@ class Evidence:
     challenger: float
     degrees_of_freedom: float | None = None
     """Degrees of freedom of the standard error; None for a normal distribution."""
+    skewness: float = 0.0
+    """Skewness of the gain's distribution, from that of the clusters."""
     effective_units: float | None = None
     """Units of each of two equal arms with the same information; None where it is `units`, as for pairs."""
     repeated: bool = False
@@ -158,19 +160,16 @@ def paired_evidence(
     gain, units = sign * (challenger - champion), len(np.unique(clusters))
     old, new = (row_losses(metric, pairs.y_true, one) for one in (pairs.champion, pairs.challenger))
     if old is not None and new is not None:
-        error, degrees = cluster_error((sign * (new - old) - gain) / len(pairs), clusters), float(units - 1)
+        found = cluster_uncertainty((sign * (new - old) - gain) / len(pairs), clusters)
     else:
 
         def gain_of(rows: NDArray[np.bool_]) -> float:
             part = pairs.where(rows)
             return sign * (compute(metric, part.y_true, part.challenger) - compute(metric, part.y_true, part.champion))
 
-        error, degrees = jackknife_error(clusters, gain_of)
-    return _finite(
-        Evidence(
-            until, gain, error, units, len(pairs), True, champion, challenger, degrees, repeated=units < len(pairs)
-        )
-    )
+        found = jackknife_uncertainty(clusters, gain_of)
+    evidence = Evidence(until, gain, found.standard_error, units, len(pairs), True, champion, challenger)
+    return _with_uncertainty(evidence, found, repeated=units < len(pairs))
 
 
 def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, until: datetime) -> Evidence:
@@ -186,20 +185,17 @@ def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, 
     values, losses = arms.values(metric), arms.row_losses(metric)
     sign = 1.0 if metric.higher_is_better else -1.0
     if losses is not None:
-        error, degrees = arms.error(losses)
+        found = arms.uncertainty(sign * losses)
     else:
 
         def gain_of(rows: NDArray[np.bool_]) -> float:
             champion_value, challenger_value = arms.values(metric, rows)
             return sign * (challenger_value - champion_value)
 
-        error, degrees = jackknife_error(arms.clusters, gain_of)
+        found = jackknife_uncertainty(arms.clusters, gain_of)
     gain = sign * (values[1] - values[0])
-    return _finite(
-        Evidence(
-            until, gain, error, arms.units, len(arms), False, *values, degrees, arms.effective_units, arms.repeated
-        )
-    )
+    evidence = Evidence(until, gain, found.standard_error, arms.units, len(arms), False, *values)
+    return replace(_with_uncertainty(evidence, found, arms.repeated), effective_units=arms.effective_units)
 
 
 def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
@@ -207,10 +203,13 @@ def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
     return Evidence(until, 0.0, 0.0, 0, 0, paired, 0.0, 0.0, undefined=reason)
 
 
-def _finite(evidence: Evidence) -> Evidence:
-    """The same evidence; undefined and with zeros if JSON cannot hold its numbers."""
-    values = (evidence.gain, evidence.standard_error, evidence.champion, evidence.challenger)
-    if all(map(math.isfinite, values)):
+def _with_uncertainty(evidence: Evidence, found: Uncertainty, repeated: bool) -> Evidence:
+    """The evidence with the shape of its error; undefined, with zeros, if JSON cannot hold its numbers."""
+    evidence = replace(
+        evidence, degrees_of_freedom=found.degrees_of_freedom, skewness=found.skewness, repeated=repeated
+    )
+    numbers = (evidence.gain, evidence.standard_error, evidence.champion, evidence.challenger)
+    if all(map(math.isfinite, numbers)):
         return evidence
     champion, challenger = bounded(evidence.champion), bounded(evidence.challenger)
     reason = "the metric or its standard error is undefined on these rows"
@@ -304,8 +303,8 @@ def decide_verdict(
         return RolloutVerdict("undecided", -LARGEST, LARGEST, share, len(looks), forecast.looks, text)
     looks.append(now)
     tested, count, efficacy, harm = _widths(policy, forecast, looks)
-    low = tested.gain - _student(efficacy, tested) * tested.standard_error
-    high = tested.gain + _student(harm, tested) * tested.standard_error
+    low = tested.gain - _quantile(policy, efficacy, tested) * tested.standard_error
+    high = tested.gain - _quantile(policy, -harm, tested) * tested.standard_error
     conclusion: Conclusion = "undecided"
     if count and low > -forecast.margin:
         conclusion = "superior" if low > 0 else "non_inferior"
@@ -369,11 +368,16 @@ def _widths(
     return looks[tested[-1]], len(tested), efficacy, harm
 
 
-def _student(width: float, evidence: Evidence) -> float:
-    """The quantile of the t distribution that is exceeded as rarely as `width` is by a normal one."""
-    if evidence.degrees_of_freedom is None:
-        return width
-    return float(-scipy.special.stdtrit(evidence.degrees_of_freedom, scipy.special.ndtr(-width)))
+def _quantile(policy: VerdictPolicy, normal: float, evidence: Evidence) -> float:
+    """The value that the studentized gain exceeds as rarely as a normal one exceeds `normal`.
+
+    Student's for few clusters and, except in the plain t-test, corrected for skewness.
+    """
+    student = normal
+    if evidence.degrees_of_freedom is not None:
+        tail = scipy.special.ndtr(-abs(normal))
+        student = math.copysign(scipy.special.stdtrit(evidence.degrees_of_freedom, tail), normal)
+    return student if policy.method == "t_test" else float(skewed_quantile(student, evidence.skewness))
 
 
 def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, tested: Evidence, days: float) -> str:
