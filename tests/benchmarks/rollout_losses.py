@@ -10,6 +10,7 @@ import numpy as np
 import xgboost
 
 from tasks.policy.rollout.comparison import ServedArm
+from tasks.policy.statistics.resampling import SHRINKAGE
 from tests.benchmarks import streams
 
 Floats = np.ndarray
@@ -106,7 +107,7 @@ def shadow_of_rows(losses: ModelLosses, rollouts: int, looks: int, per_look: int
     units = per_look * np.arange(1, looks + 1)
     gain, squares, cubes = sums.cumsum(axis=2) / units
     variance = squares - gain**2
-    skewness = (cubes - 3 * gain * squares + 2 * gain**3) / variance**1.5 / np.sqrt(units)
+    skewness = (cubes - 3 * gain * squares + 2 * gain**3) / variance**1.5 / np.sqrt(units) * _shrunk(units)
     degrees = np.broadcast_to(units - 1.0, gain.shape)
     error = np.sqrt(variance / (units - 1))
     return Rollouts(gain, error, degrees, skewness, units, units.astype(float), np.zeros(looks), sums[0] / per_look)
@@ -129,7 +130,7 @@ def shadow_of_days(losses: ModelLosses, rollouts: int, looks: int, per_look: int
     error = np.sqrt(days / (days - 1) * squares) / total
     each = np.diff(part, axis=1, prepend=0) / np.diff(total, axis=1, prepend=0)
     degrees = np.broadcast_to(days - 1.0, gain.shape)
-    skewness = cubes / squares**1.5
+    skewness = cubes / squares**1.5 * _shrunk(days)
     return Rollouts(gain, error, degrees, skewness, days, days.astype(float), np.zeros(looks), each)
 
 
@@ -157,6 +158,10 @@ def canary_of_rows(losses: ModelLosses, rollouts: int, shares: Floats, per_look:
     return _stratified(moments, sizes)
 
 
+def _shrunk(clusters: Floats) -> Floats:
+    return clusters / (clusters + SHRINKAGE)
+
+
 def _moments(rows: Floats) -> tuple[Floats, Floats, Floats]:
     """Mean, and sums of squares and cubes around it, of each line of `rows`."""
     mean = rows.mean(axis=1)
@@ -181,7 +186,7 @@ def _stratified(moments: Floats, sizes: Floats) -> Rollouts:
         spread = (share[:, 0] * (apart[:, at] - gain[:, [look]]) / n.sum(axis=1))[:, :, None]
         total = (within + n * spread**2).sum(axis=(1, 2))
         third = (cubes[:, at] * weight**3 + 3 * within * spread + n * spread**3).sum(axis=(1, 2))
-        skewness[:, look] = third / total**1.5
+        skewness[:, look] = third / total**1.5 * _shrunk(totals[look].sum())
         count = totals[look].sum()
         error[:, look] = np.sqrt(count / (count - 1) * total)
         arms = within.sum(axis=1) * totals[look] / (totals[look] - 1)

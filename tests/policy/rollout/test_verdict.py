@@ -29,6 +29,7 @@ from tasks.policy.rollout.verdict import (
 from tasks.policy.statistics.group_sequential import boundaries
 from tasks.policy.statistics.intervals import PairedPredictions, delong
 from tasks.policy.statistics.metrics import Metric
+from tasks.policy.statistics.resampling import SHRINKAGE
 
 UNTIL = utc("2026-01-01")
 POLICY = VerdictPolicy()
@@ -284,24 +285,32 @@ class TestVerdict:
 
     @pytest.mark.parametrize("method", ["group_sequential", "confidence_sequence"])
     def test_looking_every_day_keeps_the_level(self, method):
-        """400 equal challengers, 20 looks each: superior or worse at most as often as planned; a t-test is not."""
+        """300 equal challengers with skewed gains, 20 looks each: both errors keep their level; a t-test does not."""
         policy, units = VerdictPolicy(method=method, confidence=0.9), 50 * np.arange(1, 21)
-        values = np.random.default_rng(7).laplace(0, 0.5**0.5, (400, 1000))
+        values = np.random.default_rng(7).exponential(1, (300, 1000)) - 1
         superior = worse = often = 0
         for row in values:
-            means = row.cumsum()[units - 1] / units
-            errors = np.array([row[:n].std(ddof=1) / math.sqrt(n) for n in units])
-            often += bool((means > stats.norm.ppf(0.95) * errors).any())
+            means, squares, cubes = ((row**power).cumsum()[units - 1] / units for power in (1, 2, 3))
+            variances = squares - means**2
+            errors = np.sqrt(variances / (units - 1))
+            skewness = (
+                (cubes - 3 * means * squares + 2 * means**3)
+                / variances**1.5
+                / np.sqrt(units)
+                * units
+                / (units + SHRINKAGE)
+            )
+            often += bool((np.abs(means) > stats.norm.ppf(0.95) * errors).any())
             looks: list[Evidence] = []
-            for mean, error, n in zip(means, errors, units, strict=True):
-                now = evidence(float(mean), int(n), float(error), degrees_of_freedom=n - 1.0)
+            for mean, error, skew, n in zip(means, errors, skewness, units, strict=True):
+                now = evidence(float(mean), int(n), float(error), degrees_of_freedom=n - 1.0, skewness=float(skew))
                 conclusion = decide_verdict(policy, PLAN, looks, now).conclusion
                 if conclusion in ("superior", "worse"):
                     superior, worse = superior + (conclusion == "superior"), worse + (conclusion == "worse")
                     break
                 looks.append(now)
-        assert max(superior, worse) / 400 <= 0.05 + 2 * 0.011
-        assert often / 400 > 0.12
+        assert max(superior, worse) / 300 <= 0.05 + 2 * 0.0126
+        assert often / 300 > 0.25
 
 
 class TestForecast:
