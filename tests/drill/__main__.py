@@ -1,8 +1,9 @@
 """`make drill`: give bad challengers a part of live traffic, and measure how soon they lose it; one row each.
 
-Real parts: haproxy, a process per model server with a registered version, clients that never pause, and the flows
-`retrain`, `promote`, `rollout` and `monitor`. `--fault` (a part of a name) chooses exercises. Exits with 1 if a fault is not
-detected, a request fails, or the healthy challenger is returned. Results are in .perennial/bench/drill.json.
+Real parts: the gateway, or haproxy and a process per model server; clients in a process of their own that never pause; and
+the flows `retrain`, `promote`, `rollout` and `monitor`. `--fault` (a part of a name) and `--service` choose exercises. Exits
+with 1 if a fault is not detected, a request fails, or a sound challenger is returned. Results are in
+.perennial/bench/drill.json.
 """
 
 import argparse
@@ -10,11 +11,9 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,15 +24,14 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters import registry
 from tasks.adapters.storage.workspace import workspace
-from tests.drill.exercise import Exercise, Outcome
+from tests.drill.exercise import Outcome, run_exercise
 from tests.drill.faults import FAULTS
 from tests.drill.model import HISTORY_UNTIL, WINDOW, rows, write_model
-from tests.support.haproxy import BALANCE, haproxy_before
+from tests.drill.services import gateway, haproxy
+from tests.support.haproxy import HAPROXY
 
-RETRIES = "retry-on 500 conn-failure empty-response\n  retries 2\n  option redispatch 1"
-"""What a challenger refuses, haproxy asks the champion."""
+SERVICES = {"gateway": gateway, "haproxy": haproxy}
 
 
 def train(model: str) -> None:
@@ -47,45 +45,29 @@ def train(model: str) -> None:
     assert validation.verdict == "pass", validation.reasons
 
 
-@contextmanager
-def serving(folder: Path, model: str) -> Iterator[tuple[str, str]]:
-    """Run both model servers, each in its own process; yield their addresses."""
-    numbers = registry.aliases("drill")
-    with ExitStack() as stack:
-        ports = []
-        for role in (registry.CHAMPION, registry.CHALLENGER):
-            command = [sys.executable, "-m", "tests.drill.serving", model, numbers[role], role, str(folder / role)]
-            server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            stack.callback(server.kill)
-            ports.append(server)
-        addresses = [f"127.0.0.1:{each.stdout.readline().strip()}" for each in ports if each.stdout]
-        yield addresses[0], addresses[1]
-
-
-def exercises(folder: Path, chosen: str) -> Iterator[Outcome]:
-    """Run the exercises, each in its own copy of the workspace."""
-    model = str(write_model(folder, None))
-    train(model)
-    prepared = folder / "home"
-    live = folder / "live.parquet"
-    frame = rows()
+def exercises(folder: Path, chosen: argparse.Namespace) -> Iterator[tuple[str, Outcome]]:
+    """Run the exercises, each with its own copy of the workspace and its own processes."""
+    model, live, frame = str(write_model(folder, None)), folder / "live.parquet", rows()
     frame[frame["at"] >= HISTORY_UNTIL + WINDOW].to_parquet(live)
-    with serving(folder, model) as addresses, haproxy_before(folder, addresses, f"{BALANCE}\n  {RETRIES}") as up:
-        write_model(folder, up.control)
-        logs = {role: folder / role for role in (registry.CHAMPION, registry.CHALLENGER)}
-        exercise = Exercise(model, live, logs, addresses[1])
-        for number, fault in enumerate(each for each in FAULTS if chosen in each.name):
-            home = folder / f"home{number}"
-            shutil.copytree(prepared, home)
-            os.environ["PERENNIAL_HOME"] = str(home)
-            yield exercise.run(fault)
+    train(model)
+    for name, service in SERVICES.items():
+        faults = [fault for fault in FAULTS if not fault.is_shadow or name == "gateway"]
+        for number, fault in enumerate(fault for fault in faults if chosen.fault in fault.name):
+            if chosen.service in name:
+                home = folder / f"{name}-{number}"
+                shutil.copytree(folder / "home", home)
+                os.environ["PERENNIAL_HOME"] = str(home)
+                named = folder / f"{name}-{number}-fault"
+                named.write_text('{"name": "healthy", "begins": ""}')
+                with service(folder, named) as up:
+                    yield name, run_exercise(up, model, live, fault)
 
 
-def print_row(row: Outcome) -> None:
-    minutes = f"{row.production_minutes:.0f} min" if row.production_minutes is not None else ""
-    restored = f"{row.restored_s:.1f} s" if row.restored_s is not None else ""
+def print_row(service: str, row: Outcome) -> None:
+    minutes = "" if row.production_minutes is None else f"{row.production_minutes:.0f} min"
+    restored = "" if row.restored_s is None else f"{row.restored_s:.1f} s"
     print(
-        f"{row.fault:<34} {minutes:>8} {restored:>8} {row.failed:>4} of {row.requests:<5} {row.units:>5}  "
+        f"{service:<8} {row.fault:<34} {minutes:>8} {restored:>8} {row.failed:>6} of {row.requests:<5} {row.units:>5}  "
         f"{'; '.join(row.problems) or 'ok'} ({row.found})",
         flush=True,
     )
@@ -94,24 +76,28 @@ def print_row(row: Outcome) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fault", default="")
-    chosen = parser.parse_args().fault
-    results = workspace().home / "bench" / "drill.json"
-    found = []
+    parser.add_argument("--service", default="", choices=["", *SERVICES])
+    chosen, results, found = parser.parse_args(), workspace().home / "bench" / "drill.json", []
+    if not Path(HAPROXY).exists() and chosen.service != "gateway":
+        print("drill: no haproxy found; apt-get install haproxy, or choose --service gateway", file=sys.stderr)
+        return 1
     with (
         tempfile.TemporaryDirectory(prefix="drill-") as folder,
         prefect_test_harness(server_startup_timeout=180),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
-        for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "mlflow", "great_expectations"):
             logging.getLogger(name).setLevel(logging.ERROR)
         os.environ |= {"PERENNIAL_HOME": f"{folder}/home", "PERENNIAL_MODELS": folder}
-        print(f"{'challenger':<34} {'detected':>8} {'restored':>8} {'failed':>4} {'':<8} {'units':>5}  outcome")
-        for row in exercises(Path(folder), chosen):
-            print_row(row)
-            found.append(row)
+        print(
+            f"{'service':<8} {'challenger':<34} {'detected':>8} {'restored':>8} {'failed':>6} {'':<8} {'units':>5}  outcome"
+        )
+        for service, row in exercises(Path(folder), chosen):
+            print_row(service, row)
+            found.append({"service": service, **asdict(row)})
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps([asdict(row) for row in found], indent=1))
-    return int(not found or any(row.problems for row in found))
+    results.write_text(json.dumps(found, indent=1))
+    return int(not found or any(row["problems"] for row in found))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """One exercise: a challenger takes 20 % of live traffic, becomes faulty, and `monitor` has to return the traffic.
 
-The load goes on through haproxy all the time, also while a window is judged and the weights change.
+The load goes on all the time, also while a window is judged and the split changes.
 """
 
-import json
 import subprocess
 import sys
 import threading
@@ -12,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.rollout import rollout
-from tasks.adapters import lake, ledger, traffic
+from tasks.adapters import ledger
 from tasks.policy.records.base import Window
 from tasks.policy.rollout.stages import RolloutState, rollout_state
 from tests.drill.faults import Fault
+from tests.drill.model import ROWS_PER_WINDOW, SHARE, WINDOW
+from tests.drill.services import Service
 
 RATE = 60.0
 """Requests a second."""
@@ -104,75 +103,37 @@ def running_load(rows: Path, url: str) -> Iterator[Load]:
             reading.join()
 
 
-@dataclass(frozen=True, slots=True)
-class Exercise:
-    """The model's file, its live rows, and the log and address of each server by role."""
-
-    model: str
-    live: Path
-    logs: dict[str, Path]
-    challenger: str
-    """host:port of the challenger's server."""
-
-    def run(self, fault: Fault) -> Outcome:
-        """Roll the challenger out, and judge window after window until the rollout ends."""
-        config = load_model_config(self.model)
-        assert config.rollout.control is not None and config.rollout.control.kind == "haproxy"
-        frame = pd.read_parquet(self.live)
-        windows = [*_windows(config, frame)]
-        begin = windows[fault.begins_after].start
-        _make_faulty(self.challenger, fault.name, begin)
-        for log in self.logs.values():
-            log.write_text("")
-        promote(self.model, until=windows[0].start)
-        rollout(self.model, action="advance", reason="drill", until=windows[0].start)
-        with running_load(self.live, config.rollout.control.url) as load:
-            for window in windows[:MOST_WINDOWS]:
-                load.wait_until(int((frame["at"] < window.end).sum()))
-                judged = time.time()
-                self._land(config, window)
-                monitor(self.model, until=window.end)
-                state = rollout_state(ledger.entries(config.name))
-                assert state is not None
-                if not state.is_active or state.status == "passed":
-                    break
-            time.sleep(AFTER_S)
-            over = time.time()
-        return _outcome(fault, state, frame, load.requests, (begin, judged, over))
-
-    def _land(self, config: ModelConfig, window: Window) -> None:
-        """Land what both servers logged in a window."""
-        split = traffic.read_split(config.name)
-        parts = []
-        for role, log in self.logs.items():
-            for line in log.read_text().splitlines():
-                entry = json.loads(line)
-                moment = datetime.fromisoformat(entry["time"])
-                if window.start <= moment < window.end:
-                    version = split.challenger if role == "challenger" else split.champion
-                    parts.append({**entry, "time": moment, "model_version": version, "role": role, "step": split.step})
-        kinds = {"time": pa.timestamp("us", "UTC"), "prediction": pa.float64(), "latency_s": pa.float64()}
-        names = ("id", "time", "prediction", "model_version", "role", "step", "unit", "latency_s", "error")
-        table = pa.table(
-            {name: pa.array([part[name] for part in parts], kinds.get(name, pa.string())) for name in names}
-        )
-        lake.land_predictions(config, window, str(split.champion), table)
+def run_exercise(service: Service, model: str, live: Path, fault: Fault) -> Outcome:
+    """Roll the challenger out, and judge window after window until the rollout ends."""
+    config, frame = load_model_config(model), pd.read_parquet(live)
+    windows = list(_windows(frame))
+    begins = windows[fault.begins_after].start
+    service.make_faulty(fault, begins)
+    promote(model, until=windows[0].start)
+    if not fault.is_shadow:
+        rollout(model, action="advance", reason="drill", until=windows[0].start)
+    service.await_step(0.0 if fault.is_shadow else SHARE)
+    with running_load(live, service.url) as load:
+        for window in windows[:MOST_WINDOWS]:
+            load.wait_until(int((frame["at"] < window.end).sum()))
+            judged = time.time()
+            service.land(config, window, ROWS_PER_WINDOW)
+            monitor(model, until=window.end)
+            state = rollout_state(ledger.entries(config.name))
+            assert state is not None
+            if not state.is_active or state.status == "passed":
+                break
+        time.sleep(AFTER_S)
+        over = time.time()
+    return _outcome(fault, state, frame, load.requests, (begins, judged, over))
 
 
-def _windows(config: ModelConfig, frame: pd.DataFrame) -> Iterator[Window]:
-    start = frame["at"].iloc[0].to_pydatetime()
-    window = config.window_until(start + (config.windows(end=start)[-1].end - config.windows(end=start)[-1].start))
-    while window.end <= frame["at"].iloc[-1]:
+def _windows(frame: pd.DataFrame) -> Iterator[Window]:
+    start, end = (frame["at"].iloc[place].to_pydatetime() for place in (0, -1))
+    window = Window(start, start + WINDOW)
+    while window.end <= end:
         yield window
         window = window.next()
-
-
-def _make_faulty(address: str, name: str, begin: datetime) -> None:
-    connection = HTTPConnection(address, timeout=10)
-    body = json.dumps({"name": name, "from": begin.isoformat()})
-    connection.request("POST", "/fault", body, {"content-type": "application/json"})
-    assert connection.getresponse().status == 200
-    connection.close()
 
 
 def _outcome(
@@ -182,36 +143,31 @@ def _outcome(
     requests: list[Request],
     times: tuple[datetime, float, float],
 ) -> Outcome:
-    begin, judged, over = times
-    challenger = [each for each in requests if each.version == state.plan.version and each.status == 200]
-    faulty = [each for each in challenger if frame["at"].iloc[each.row] >= begin]
+    begins, judged, over = times
+    served = [each for each in requests if each.version == state.plan.version and each.status == 200]
     failed = sum(each.status != 200 for each in requests)
-    problems = [f"{failed} requests failed"] if failed else []
-    returned = state.end is not None and state.end.end == "returned"
-    look = state.looks[-1]
-    found = [breach.guardrail for breach in look.breaches]
+    exposed = {frame["customer"].iloc[each.row] for each in served if frame["at"].iloc[each.row] >= begins}
+    look, last = state.looks[-1], max((each.at for each in served), default=judged)
+    findings = [breach.guardrail for breach in look.breaches]
     if look.verdict is not None and look.verdict.conclusion == "worse":
-        found.append("verdict")
-    if not fault.guardrails:
-        problems += [f"returned: {state.moves[-1].reasons[0]}"] if returned else []
-        reason = state.moves[-1].reasons[-1]
-        return Outcome(fault.name, tuple(problems), f"{state.status}: {reason}", None, None, len(requests), failed, 0)
-    if not returned:
-        problems.append(f"not returned after {len(state.looks)} windows")
-        return Outcome(fault.name, tuple(problems), state.status, None, None, len(requests), failed, len(faulty))
-    if not set(found) & set(fault.guardrails):
-        problems.append(f"found by {', '.join(found)}, expected {' or '.join(fault.guardrails)}")
-    last = max(each.at for each in challenger)
-    if last > over - AFTER_S / 2:
-        problems.append("the challenger still answers")
+        findings.append("verdict")
+    returned = state.end is not None and state.end.end == "returned"
+    problems = {
+        f"{failed} requests failed": failed > 0,
+        "a sound challenger was returned": returned and not fault.findings,
+        f"not returned after {len(state.looks)} windows": bool(fault.findings) and not returned,
+        f"expected a finding of {' or '.join(fault.findings)}": returned and not set(findings) & set(fault.findings),
+        "the challenger still answers": returned and last > over - AFTER_S / 2,
+        "a shadow served": fault.is_shadow and bool(served),
+    }
     reason = next((breach.reason for breach in look.breaches), look.verdict.reason if look.verdict else "")
     return Outcome(
         fault.name,
-        tuple(problems),
-        f"{', '.join(found)}: {reason}",
-        (look.window.end - begin).total_seconds() / 60,
-        last - judged,
+        tuple(problem for problem, is_there in problems.items() if is_there),
+        f"{', '.join(findings) or state.status}: {reason}",
+        (look.window.end - begins).total_seconds() / 60 if returned else None,
+        max(0.0, last - judged) if returned else None,
         len(requests),
         failed,
-        len({frame["customer"].iloc[each.row] for each in faulty}),
+        len(exposed) if fault.findings else 0,
     )

@@ -1,5 +1,6 @@
 """What can be wrong with a challenger that passed its validation. A fault changes the answers of the real model."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,13 +15,24 @@ class Raised(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `answer` gets (prediction, row, hash of the row in [0, 1)); `guardrails` may find it."""
+    """One fault. `answer` gets (prediction, row, hash of the row in [0, 1)); one of `findings` must find it."""
 
     name: str
     answer: Callable[[float, Row, float], float]
-    guardrails: tuple[str, ...]
+    findings: tuple[str, ...]
+    """Guardrails, or `verdict`; empty for a challenger that must not be returned."""
     begins_after: int = 0
-    """Windows of the canary that pass before the fault begins."""
+    """Windows that pass before the fault begins."""
+    is_shadow: bool = False
+    """Whether the challenger only shadows the champion, which needs the gateway."""
+
+
+def apply_fault(name: str, begins: str, prediction: float, row: Row) -> float:
+    """Return the answer of the named fault for rows from the time `begins` on, else the prediction."""
+    if str(row.get("at", "")) < begins:
+        return prediction
+    place = int(hashlib.sha256(str(row["row"]).encode()).hexdigest()[:8], 16) / 2**32
+    return next(fault for fault in FAULTS if fault.name == name).answer(prediction, row, place)
 
 
 def _raises(prediction: float, row: Row, place: float) -> float:
@@ -51,4 +63,5 @@ FAULTS = (
         ("slices", "verdict"),
     ),
     Fault("fine for 72 minutes, then shifted", lambda p, row, place: p + 2.0, ("confidence", "verdict", "slices"), 1),
+    Fault("raises while it is a shadow", _raises, ("errors",), is_shadow=True),
 )

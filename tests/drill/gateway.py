@@ -1,6 +1,6 @@
 """Perennial's gateway as its own process, with a challenger that can be made faulty.
 
-    python -m tests.drill.gateway MODEL VERSION PORT FAULT
+    python -m tests.drill.gateway MODEL VERSION FAULT
 
 It is the gateway as `perennial gateway` runs it, except that answers of VERSION are changed by the fault that the file FAULT
 names, for rows from a time on, and that its log lands every second.
@@ -21,7 +21,7 @@ predict = ServedVersion.predict
 
 
 if __name__ == "__main__":
-    model, number, port, path = sys.argv[1:]
+    model, number, path = sys.argv[1:]
 
     def predict_with_fault(
         version: ServedVersion, rows: Sequence[Row], numbers: Sequence[int] | None = None
@@ -30,10 +30,9 @@ if __name__ == "__main__":
         if version.number != number:
             return found
         named = json.loads(Path(path).read_text())
-        return [
-            apply_fault(named["name"], named["from"], float(each), row) for each, row in zip(found, rows, strict=True)
-        ]
+        begins = str(named["begins"])
+        return [apply_fault(named["name"], begins, float(each), row) for each, row in zip(found, rows, strict=True)]
 
     ServedVersion.predict = predict_with_fault
     server.LAND_S = 1.0
-    sys.exit(server.run([model], server.Listening(port=int(port))))
+    sys.exit(server.run([model], server.Listening(port=0)))

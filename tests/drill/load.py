@@ -29,7 +29,7 @@ def send(client: int, rows: list[dict[str, object]], url: str, rate: float, ende
         headers = {"x-unit": str(row["customer"]), "content-type": "application/json"}
         status, version = 0, ""
         try:
-            connection.request("POST", parts.path, json.dumps({"rows": [row]}), headers)
+            connection.request("POST", parts.path, json.dumps({"dataframe_records": [row]}), headers)
             response = connection.getresponse()
             response.read()
             status, version = response.status, response.headers.get("x-model-version", "")

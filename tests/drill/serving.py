@@ -1,12 +1,11 @@
-"""A model server as its own process: predicts with one version, logs every answer to a file, and can be made faulty.
+"""A model server as its own process: it predicts with one version, logs every answer, and can be made faulty.
 
-    python -m tests.drill.serving MODEL VERSION ROLE LOG
+    python -m tests.drill.serving MODEL VERSION FAULT LOG
 
-It prints its port. `POST /fault` with a name and a time makes it answer rows from that time on with that fault. A prediction that is not finite
-is answered with status 500, as a raised error is; haproxy then asks the champion.
+It prints its address. The file FAULT names a fault and the time of the first faulty row. What the model cannot answer gets
+status 500, and haproxy asks the other server.
 """
 
-import hashlib
 import json
 import math
 import sys
@@ -18,31 +17,26 @@ import pyarrow as pa
 
 from deployments.config.model import load_model_config
 from tasks.adapters import registry
-from tests.drill.faults import FAULTS, Raised, Row
+from tests.drill.faults import Raised, Row, apply_fault
 from tests.support.haproxy import ModelServer, Refused
-
-HEALTHY = FAULTS[0]
 
 
 class VersionServer(ModelServer):
     """Answers with a registered version."""
 
-    def __init__(self, model: str, version: str, role: str, log: Path) -> None:
+    def __init__(self, model: str, version: str, fault: Path, log: Path) -> None:
         super().__init__(version)
-        self.config = load_model_config(model)
-        found = registry.version(self.config.name, version)
-        self.scorer = registry.version_files.load_scorer(found, self.config.training.estimator)
-        self.role, self.log, self.lock = role, log.open("a"), threading.Lock()
-        self.fault, self.faulty_from = HEALTHY, ""
+        config = load_model_config(model)
+        self.features = config.columns.features.names
+        self.scorer = registry.version_files.load_scorer(
+            registry.version(config.name, version), config.training.estimator
+        )
+        self.fault, self.log, self.lock = fault, log.open("a"), threading.Lock()
 
     def answer(self, path: str, unit: str, content: dict[str, object]) -> dict[str, object]:
-        if path == "/fault":
-            self.fault = next(fault for fault in FAULTS if fault.name == content["name"])
-            self.faulty_from = str(content["from"])
-            return {}
-        begun, error, prediction = time.perf_counter(), None, math.nan
-        rows = content["rows"]
+        rows = content["dataframe_records"]
         assert isinstance(rows, list)
+        begun, error, prediction = time.perf_counter(), None, math.nan
         try:
             prediction = self._predict(rows[0])
         except Raised as raised:
@@ -63,15 +57,13 @@ class VersionServer(ModelServer):
         return {"predictions": [prediction]}
 
     def _predict(self, row: Row) -> float:
-        features = self.config.columns.features
-        table = pa.table({name: [row[name]] for name in features.names})
-        place = int(hashlib.sha256(str(row["row"]).encode()).hexdigest()[:8], 16) / 2**32
-        prediction = float(self.scorer.predict(table)[0])
-        return self.fault.answer(prediction, row, place) if str(row["at"]) >= self.faulty_from else prediction
+        table = pa.table({name: [row[name]] for name in self.features})
+        named = json.loads(self.fault.read_text())
+        return apply_fault(named["name"], named["begins"], float(self.scorer.predict(table)[0]), row)
 
 
 if __name__ == "__main__":
-    model, version, role, log = sys.argv[1:]
-    server = VersionServer(model, version, role, Path(log))
-    print(server.server_address[1], flush=True)
+    model, version, fault, log = sys.argv[1:]
+    server = VersionServer(model, version, Path(fault), Path(log))
+    print(server.address, flush=True)
     server.serve_forever()

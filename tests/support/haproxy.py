@@ -26,7 +26,11 @@ needs_haproxy = pytest.mark.skipif(  # .ci/run allows no skips: a missing haprox
     not Path(HAPROXY).exists() and not os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"),
     reason="no haproxy to set weights in; apt-get install haproxy",
 )
-BALANCE = "balance hash req.hdr(x-unit)\n  hash-type consistent"
+EXAMPLE = Path(__file__).parents[2] / "infra" / "haproxy" / "haproxy.cfg"
+BACKEND = "\n".join(
+    line for line in EXAMPLE.read_text().partition("backend churn\n")[2].splitlines() if not line.startswith("  server")
+)
+"""What the example's backend says, without its servers."""
 
 
 class ModelServer(ThreadingHTTPServer):
@@ -113,7 +117,7 @@ class Haproxy:
 
 @contextmanager
 def running_haproxy(
-    folder: Path, *servers: ModelServer, balance: str = BALANCE, level: str = "admin"
+    folder: Path, *servers: ModelServer, backend: str = BACKEND, level: str = "admin"
 ) -> Iterator[Haproxy]:
     """Run haproxy and the servers, the first as champion and the others as challengers of weight 0."""
     with ExitStack() as stack:
@@ -121,7 +125,7 @@ def running_haproxy(
             stack.callback(server.server_close)
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             stack.callback(server.shutdown)
-        up = stack.enter_context(haproxy_before(folder, [server.address for server in servers], balance, level))
+        up = stack.enter_context(haproxy_before(folder, [server.address for server in servers], backend, level))
         names = (*up.control.champion, *up.control.challenger)
         up.servers.update(zip(names, servers, strict=True))
         yield up
@@ -129,7 +133,7 @@ def running_haproxy(
 
 @contextmanager
 def haproxy_before(
-    folder: Path, addresses: Sequence[str], balance: str = BALANCE, level: str = "admin"
+    folder: Path, addresses: Sequence[str], backend: str = BACKEND, level: str = "admin"
 ) -> Iterator[Haproxy]:
     """Run haproxy in front of servers that run elsewhere."""
     names = ["champion", *(f"challenger{number or ''}" for number in range(len(addresses) - 1))]
@@ -154,7 +158,7 @@ frontend models_in
   bind fd@{frontend.fileno()}
   default_backend models
 backend models
-  {balance}
+  {backend}
 {lines}
 """
         )

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from tasks.policy.records.profile import LARGEST
 from tasks.policy.rollout.stages import RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict, days_to_go
+from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict
 from tasks.policy.statistics.group_sequential import LEAST_STEP, boundaries
 
 DAY = timedelta(days=1)
@@ -59,11 +59,11 @@ def days_left(state: RolloutState) -> float | None:
 
     None without a forecast.
     """
-    planned, tested = state.plan.forecast, [each for each in state.evidence if each.rows and not each.undefined]
+    planned = state.plan.forecast
     if planned is None:
         return None
-    if state.verdict and tested:
-        return max(0.0, days_to_go(state.verdict, planned, tested))
+    if state.verdict and state.verdict.days_left is not None:
+        return state.verdict.days_left
     seen = state.looks[-1].at if state.looks else state.plan.started_at
     return max(0.0, planned.days - (seen - state.plan.started_at) / DAY)
 
@@ -133,4 +133,6 @@ def expected_boundaries(state: RolloutState, policy: RolloutPolicy) -> tuple[Bou
 
 def _planned_error(planned: RolloutForecast) -> float:
     """Standard error of the gain at the planned information: of pairs, or of two arms."""
-    return planned.sigma * math.sqrt((1 if planned.effective_units is None else 2) / planned.information)
+    if planned.effective_units is None:
+        return planned.sigma / math.sqrt(planned.units)
+    return planned.sigma * math.sqrt(2 / planned.effective_units)

@@ -1,6 +1,7 @@
 """A real haproxy: weights follow the split, units stay, and a split that is not followed is an error without a hang."""
 
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,16 @@ from tasks.adapters.traffic.apply import apply_split
 from tasks.adapters.traffic.haproxy import HaproxyTraffic
 from tasks.policy.records.errors import TrafficError
 from tasks.policy.rollout.traffic import HaproxyControl, TrafficSplit
-from tests.support.haproxy import BALANCE, Haproxy, ModelServer, needs_haproxy, running_haproxy
+from tests.support.haproxy import (
+    BACKEND,
+    EXAMPLE,
+    HAPROXY,
+    Haproxy,
+    ModelServer,
+    Refused,
+    needs_haproxy,
+    running_haproxy,
+)
 
 pytestmark = needs_haproxy
 SHADOW = TrafficSplit("churn", "7", "8", "shadow")
@@ -39,12 +49,13 @@ def up(folder: Path) -> Iterator[Haproxy]:
         yield running
 
 
-def answered(up: Haproxy, units: range, headers: dict[str, str] | None = None) -> dict[int, str]:
+def answered(up: Haproxy, units: range, method: str = "GET", **headers: str) -> dict[int, str]:
     """Send one request per unit over one connection; return the version that answered it. Every request must succeed."""
     connection = HTTPConnection(urlsplit(up.control.url).netloc, timeout=10)
     versions = {}
     for unit in units:
-        connection.request("GET", "/models", headers={"x-unit": str(unit), **(headers or {})})
+        body = b"{}" if method == "POST" else None
+        connection.request(method, "/models", body, {"x-unit": str(unit), **headers})
         response = connection.getresponse()
         assert response.status == 200, response.read()
         response.read()
@@ -98,6 +109,23 @@ def test_no_request_fails_while_weights_change(up: Haproxy) -> None:
 
 def test_setting_twice_changes_nothing(up: Haproxy) -> None:
     assert apply_split(up.control, CANARY) == apply_split(up.control, CANARY)
+
+
+def test_the_champion_answers_what_the_challenger_cannot(folder: Path) -> None:
+    """With the options of infra/haproxy/haproxy.cfg."""
+
+    class Faulty(ModelServer):
+        def answer(self, path: str, unit: str, content: dict[str, object]) -> dict[str, object]:
+            raise Refused("cannot read this row")
+
+    with running_haproxy(folder, ModelServer("7"), Faulty("8")) as up:
+        HaproxyTraffic(up.control).set(replace(CANARY, share=0.5))
+        assert set(answered(up, range(200), method="POST").values()) == {"7"}
+        assert up.challenger.requests.total() > 50
+
+
+def test_example_is_valid() -> None:
+    subprocess.run([HAPROXY, "-c", "-f", str(EXAMPLE)], check=True, capture_output=True)
 
 
 def test_weights_over_tcp_and_at_every_haproxy(up: Haproxy) -> None:
@@ -197,7 +225,7 @@ def test_answer_without_a_version(up: Haproxy) -> None:
 @pytest.mark.parametrize("balance", ["balance roundrobin", "balance leastconn"])
 def test_backend_that_does_not_keep_units(folder: Path, balance: str) -> None:
     with (
-        running_haproxy(folder, ModelServer("7"), ModelServer("8"), balance=balance) as up,
+        running_haproxy(folder, ModelServer("7"), ModelServer("8"), backend=balance) as up,
         pytest.raises(TrafficError, match=r"expected one version per unit|the challenger answered"),
     ):
         apply_split(up.control, CANARY)
@@ -206,7 +234,7 @@ def test_backend_that_does_not_keep_units(folder: Path, balance: str) -> None:
 def test_static_hash_refuses_weights(folder: Path) -> None:
     """haproxy's default, `hash-type map-based`, changes no weight at runtime."""
     with (
-        running_haproxy(folder, ModelServer("7"), ModelServer("8"), balance="balance hash req.hdr(x-unit)") as up,
+        running_haproxy(folder, ModelServer("7"), ModelServer("8"), backend="balance hash req.hdr(x-unit)") as up,
         pytest.raises(TrafficError, match="Backend is using a static LB algorithm"),
     ):
         apply_split(up.control, CANARY)
@@ -222,13 +250,13 @@ def test_socket_without_permission(folder: Path) -> None:
 
 def test_route_around_the_weights(folder: Path) -> None:
     """A rule sends some requests to the challenger at weight 0. No probe matches it, the server's counter shows it."""
-    rule = f"{BALANCE}\n  use-server challenger if {{ req.hdr(x-vip) -m found }}"
-    with running_haproxy(folder, ModelServer("7"), ModelServer("8"), balance=rule) as up:
+    rule = f"{BACKEND}\n  use-server challenger if {{ req.hdr(vip) -m found }}"
+    with running_haproxy(folder, ModelServer("7"), ModelServer("8"), backend=rule) as up:
         ended = threading.Event()
 
         def ask_until_ended() -> None:
             while not ended.wait(0.01):
-                answered(up, range(5), {"x-vip": "yes"})
+                answered(up, range(5), vip="yes")
 
         asking = threading.Thread(target=ask_until_ended)
         asking.start()

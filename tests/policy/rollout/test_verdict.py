@@ -111,7 +111,7 @@ class TestServedEvidence:
         assert found.gain / found.standard_error == pytest.approx(expected.statistic, rel=0.002)
         assert found.degrees_of_freedom == pytest.approx(expected.df, rel=0.005)
         assert (found.units, found.rows, found.paired) == (40, 440, False)
-        assert found.information == pytest.approx(2 * 400 * 40 / 440)
+        assert found.effective_units == pytest.approx(2 * 400 * 40 / 440)
 
     @pytest.mark.parametrize("name", ["mae", "rmse"])
     def test_a_growing_share_while_the_metric_drifts_does_not_confound(self, name):
@@ -139,7 +139,7 @@ class TestServedEvidence:
         many = [losses(v[rows], rows + start, windows[rows]) for v, start in ((old, 0), (new, 60))]
         repeated = served_evidence(Metric(name), *many, UNTIL)
         assert repeated.standard_error == pytest.approx(once.standard_error)
-        assert repeated.information == pytest.approx(once.information)
+        assert repeated.effective_units == pytest.approx(once.effective_units)
 
     def test_days_as_clusters_compare_both_versions_within_days(self):
         """What is common to a day cancels, and the error is that of the differences between days."""
@@ -151,7 +151,7 @@ class TestServedEvidence:
         new = losses(common + apart[day] + random.normal(0, 0.1, 600), day, day)
         found = served_evidence(MAE, old, new, UNTIL)
         assert found.standard_error == pytest.approx(apart.std(ddof=1) / math.sqrt(20), rel=0.1)
-        assert (found.units, found.information, found.degrees_of_freedom) == (20, 20, 19)
+        assert (found.units, found.effective_units, found.degrees_of_freedom) == (20, None, 19)
 
     def test_a_window_of_one_version_does_not_count(self):
         old = losses(np.ones(40), np.arange(40), np.repeat([0, 1], 20))
@@ -255,6 +255,15 @@ class TestVerdict:
         assert (later.conclusion, later.look) == ("undecided", 1)
         assert "are reached" in later.reason
 
+    def test_units_that_return_add_information(self):
+        """A fleet of 200 machines is complete on the first day; the standard error falls all the same."""
+        first = replace(evidence(0.0, 200, error=PLAN.sigma / math.sqrt(250)), repeated=True)
+        later = replace(first, until=first.until + timedelta(days=9), standard_error=PLAN.sigma / math.sqrt(1000))
+        found = decide_verdict(POLICY, PLAN, (first,), later)
+        assert (found.conclusion, found.information, found.look) == ("non_inferior", 1.0, 2)
+        days = decide_verdict(VerdictPolicy(cluster="day"), PLAN, (first,), later)
+        assert (days.conclusion, days.information, days.look) == ("undecided", 0.2, 1)
+
     def test_a_t_test_is_made_once(self):
         policy = VerdictPolicy(method="t_test")
         assert judge(5.0, 900, policy).conclusion == "undecided"
@@ -317,7 +326,7 @@ class TestForecast:
             forecast(POLICY, 0.1, 1.0, ExpectedTraffic(1000, 1, share=share, usd_per_metric_unit=30))
             for share in (0.1, 0.5)
         )
-        assert half.information == pytest.approx(half.units, abs=1)
+        assert half.effective_units == pytest.approx(half.units, abs=1)
         assert tenth.units == pytest.approx(half.units / 1.8, rel=0.05)
         assert tenth.days >= 2.5 * half.days
         assert half.exposed_usd == pytest.approx(30 * 0.1 * 0.5 * half.days)
@@ -349,4 +358,4 @@ def test_pairs_are_refused_with_feedback():
 
 def test_records_of_before_are_read():
     old = '{"until":"2026-01-01T00:00:00Z","gain":0.1,"standard_error":0.1,"units":5,"rows":5,"paired":true,"champion":1,"challenger":1}'
-    assert from_json(Evidence, old).information == 5
+    assert from_json(Evidence, old) == Evidence(UNTIL, 0.1, 0.1, 5, 5, True, 1.0, 1.0)
