@@ -1,28 +1,20 @@
-"""Describe a rollout: the first sentence, the plan, the looks with their boundaries, the steps, guardrails and the uplift.
+"""Describe a rollout: the first sentence, the plan, the steps, the guardrails and the uplift; and its record in a replay."""
 
-A gain is the challenger's improvement of the primary metric over the champion, in units of the metric; positive is
-better, whatever the metric's direction. The intervals are sequential: they keep their level over all looks together
-(Jennison & Turnbull 2000, "Group Sequential Methods", ch. 9).
-"""
-
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 
 from tasks.policy.economics.costs import Budget
-from tasks.policy.records.profile import LARGEST
 from tasks.policy.records.replay import ReplayEvent, RolloutProgress
 from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.replay_story import METRIC_NAMES, counted, share_text
+from tasks.policy.reporting.rollout_looks import DAY, days_left, look_points
 from tasks.policy.rollout import verdict
 from tasks.policy.rollout.guardrails import MIN_TIMED, GuardrailEvidence, Guardrails, prediction_shift
 from tasks.policy.rollout.stages import RolloutMove, RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict
-from tasks.policy.statistics.group_sequential import LEAST_STEP, boundaries
+from tasks.policy.rollout.verdict import Conclusion
 
-DAY = timedelta(days=1)
 CONCLUSIONS: dict[Conclusion, str] = {
     "undecided": "no verdict yet",
     "non_inferior": "no worse than the champion",
@@ -39,44 +31,6 @@ GUARDRAILS = {
     "slices": "metric in the worst slice",
 }
 NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """The gains that end a comparison at one time."""
-
-    at: datetime
-    passes_above: float | None
-    """Gain from which the challenger passes: its interval is then above minus the margin. None without a margin."""
-    harm_below: float
-    """Gain below which traffic returns to the champion: the interval is then below 0, and the challenger did not pass."""
-
-    @classmethod
-    def of(cls, at: datetime, below: float, above: float, margin: float | None) -> "Boundary":
-        """The boundary for an interval that reaches this far below and above the gain."""
-        if margin is None:
-            return cls(at, None, -above)
-        return cls(at, below - margin, min(-above, below - margin))
-
-
-@dataclass(frozen=True, slots=True)
-class LookPoint:
-    """One look at the labelled rows: the gain with its interval, and the boundaries that it was compared with."""
-
-    at: datetime
-    look: int
-    planned_looks: int
-    gain: float
-    low: float
-    high: float
-    boundary: Boundary
-    standard_error: float
-    information: float
-    rows: int
-    paired: bool
-    """Whether both versions predicted the same rows; else the rows that each of them served are compared."""
-    conclusion: Conclusion
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +70,6 @@ class GuardrailRow:
 def metric_words(metric: str) -> str:
     """`log loss` for `log_loss`."""
     return METRIC_NAMES[metric].short if metric in METRIC_NAMES else metric.replace("_", " ")
-
-
-def accepted_margin(state: RolloutState, policy: RolloutPolicy) -> float | None:
-    """The margin that was planned with, else the policy's; None where neither is known."""
-    return state.plan.forecast.margin if state.plan.forecast else policy.verdict.margin
 
 
 def headline(state: RolloutState) -> str:
@@ -168,20 +117,6 @@ def _days_words(state: RolloutState) -> tuple[str, ...]:
     if state.verdict and state.verdict.information >= 1:
         return ("at the planned end",)
     return (f"about {counted(round(days), 'day')} to go" if days >= 0.5 else "less than a day to go",)
-
-
-def days_left(state: RolloutState) -> float | None:
-    """Days until the planned information is reached: at the pace of the looks so far, before that as planned.
-
-    None without a forecast.
-    """
-    planned = state.plan.forecast
-    if planned is None:
-        return None
-    if state.verdict and state.verdict.days_left is not None:
-        return state.verdict.days_left
-    seen = state.looks[-1].at if state.looks else state.plan.started_at
-    return max(0.0, planned.days - (seen - state.plan.started_at) / DAY)
 
 
 def _ending(state: RolloutState) -> str:
@@ -246,73 +181,6 @@ def horizon_warning(state: RolloutState, policy: RolloutPolicy) -> str | None:
         return None
     warning = verdict.horizon_warning(state.plan.forecast, policy.max_days)
     return as_sentence(warning) if warning else None
-
-
-def look_points(state: RolloutState, policy: RolloutPolicy) -> tuple[LookPoint, ...]:
-    """The looks at which a gain was measured with an interval, oldest first."""
-    margin = accepted_margin(state, policy)
-    return tuple(
-        _point(look.at, look.evidence, look.verdict, margin)
-        for look in state.looks
-        if look.evidence and look.verdict and _is_measured(look.evidence, look.verdict)
-    )
-
-
-def _is_measured(evidence: Evidence, judged: RolloutVerdict) -> bool:
-    return evidence.rows > 0 and not evidence.undefined and max(abs(judged.low), abs(judged.high)) < LARGEST
-
-
-def _point(at: datetime, found: Evidence, judged: RolloutVerdict, margin: float | None) -> LookPoint:
-    return LookPoint(
-        at=at,
-        look=judged.look,
-        planned_looks=max(judged.look, judged.planned_looks),
-        gain=found.gain,
-        low=judged.low,
-        high=judged.high,
-        boundary=Boundary.of(at, found.gain - judged.low, judged.high - found.gain, margin),
-        standard_error=found.standard_error,
-        information=judged.information,
-        rows=found.rows,
-        paired=found.paired,
-        conclusion=judged.conclusion,
-        reason=judged.reason,
-    )
-
-
-def expected_boundaries(state: RolloutState, policy: RolloutPolicy) -> tuple[Boundary, ...]:
-    """The boundaries at the looks that are left until the planned end, the latest look's first.
-
-    Empty where they are not known: without a forecast, once the rollout ended, or by another method.
-    """
-    planned, left, margin = state.plan.forecast, days_left(state), accepted_margin(state, policy)
-    if not planned or not left or margin is None or not state.is_active or policy.verdict.method != "group_sequential":
-        return ()
-    paired = state.evidence[-1].paired if state.evidence else True
-    points = [point for point in look_points(state, policy) if point.paired == paired and point.information > 0]
-    known = [point.information for point in points] or [1 / planned.looks]
-    if any(later - earlier < LEAST_STEP for earlier, later in pairwise([0.0, *known])) or known[-1] >= 1:
-        return ()
-    ahead = max(1, planned.looks - len(known))
-    shares = [*known, *(known[-1] + (1 - known[-1]) * step / ahead for step in range(1, ahead + 1))]
-    amounts = tuple(round(share, 6) for share in shares)
-    efficacy, harm = (boundaries(amounts, policy.verdict.tail, shape) for shape in ("obrien_fleming", "pocock"))
-    at = points[-1].at if points else state.plan.started_at + planned.days * known[-1] * DAY
-    end = at + left * DAY if points else state.plan.started_at + planned.days * DAY
-    error = points[-1].standard_error * math.sqrt(known[-1]) if points else _planned_error(planned)
-    found = [points[-1].boundary] if points else []
-    for share, passes, harms in list(zip(amounts, efficacy, harm, strict=True))[len(points) :]:
-        when = at + (end - at) * ((share - known[-1]) / (1 - known[-1]))
-        at_look = error / math.sqrt(share)
-        found.append(Boundary.of(when, passes * at_look, harms * at_look, margin))
-    return tuple(found)
-
-
-def _planned_error(planned: RolloutForecast) -> float:
-    """Standard error of the gain at the planned information: of pairs, or of two arms."""
-    if planned.effective_units is None:
-        return planned.sigma / math.sqrt(planned.units)
-    return planned.sigma * math.sqrt(2 / planned.effective_units)
 
 
 def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
@@ -410,7 +278,7 @@ def _limit(share: float) -> str:
 
 def uplift(state: RolloutState, policy: RolloutPolicy, metric: str, budget: Budget) -> tuple[str, ...]:
     """What the challenger gains, in the metric and in USD, with intervals; empty while undecided or without labels."""
-    points = look_points(state, policy)
+    points = look_points(state)
     if not points or state.status in ("running", "held"):
         return ()
     last, words, level = points[-1], metric_words(metric), f"{policy.verdict.confidence * 100:g} %"
@@ -443,9 +311,8 @@ def progress(state: RolloutState | None) -> RolloutProgress | None:
     """Summarise a rollout for the record of a replayed window; None without one."""
     if state is None:
         return None
-    plan, move, judged = state.plan, state.end, state.verdict
-    found = next((look.evidence for look in reversed(state.looks) if look.verdict), None)
-    is_measured = found is not None and judged is not None and _is_measured(found, judged)
+    plan, move, judged, points = state.plan, state.end, state.verdict, look_points(state)
+    last = points[-1] if points else None
     planned = plan.forecast.looks if plan.forecast else 0
     return RolloutProgress(
         decision_id=plan.decision_id,
@@ -455,9 +322,9 @@ def progress(state: RolloutState | None) -> RolloutProgress | None:
         share=share_changes(state)[-1][1],
         status=(move.end if move and move.end else state.status),
         reason=move.reasons[0] if move and move.reasons else judged.reason if judged else "",
-        gain=found.gain if found and is_measured else None,
-        low=judged.low if judged and is_measured else None,
-        high=judged.high if judged and is_measured else None,
+        gain=last.gain if last else None,
+        low=last.low if last else None,
+        high=last.high if last else None,
         margin=plan.forecast.margin if plan.forecast else None,
         look=judged.look if judged else 0,
         planned_looks=max(judged.look, judged.planned_looks) if judged else planned,

@@ -10,12 +10,9 @@ from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.profile import LARGEST
 from tasks.policy.records.replay import ReplayWindow, RolloutProgress
 from tasks.policy.reporting.rollout import (
-    days_left,
-    expected_boundaries,
     guardrail_rows,
     headline,
     horizon_warning,
-    look_points,
     plan_sentences,
     progress,
     rollout_events,
@@ -23,6 +20,7 @@ from tasks.policy.reporting.rollout import (
     step_visits,
     uplift,
 )
+from tasks.policy.reporting.rollout_looks import days_left, expected_boundaries, look_points
 from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence, LabelledEvidence, LabelledGain
 from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
 from tasks.policy.rollout.verdict import (
@@ -137,22 +135,24 @@ def test_days_left_follow_the_pace_of_the_labels():
 
 
 def test_boundaries_follow_from_the_interval():
-    boundary = look_points(RUNNING, SHADOW)[1].boundary
+    boundary = look_points(RUNNING)[1].boundary
     assert boundary.passes_above == pytest.approx(0.02 - 0.01)  # half width minus margin
     assert boundary.harm_below == pytest.approx(-0.02)
     without = replace(RUNNING, plan=replace(PLAN, forecast=None))
-    assert look_points(without, SHADOW)[1].boundary.passes_above is None
-    narrow = look_points(replace(RUNNING, looks=(look(4, 0.0, 0.002),)), SHADOW)[0].boundary
+    assert look_points(without) == ()
+    narrow = look_points(replace(RUNNING, looks=(look(4, 0.0, 0.002),)))[0].boundary
     assert narrow.harm_below == narrow.passes_above == pytest.approx(-0.008)  # passing takes precedence
+    again = replace(LOOKS[1], at=LOOKS[1].at + DAY)
+    assert len(look_points(replace(RUNNING, looks=(*LOOKS, again)))) == 2  # nothing was tested the last time
     untested = replace(LOOKS[0], verdict=replace(LOOKS[0].verdict, low=-LARGEST, high=LARGEST))
     unknown = replace(LOOKS[0], evidence=unknown_evidence(START, paired=True, reason="no labelled rows yet"))
-    assert look_points(replace(RUNNING, looks=(untested, unknown)), SHADOW) == ()
+    assert look_points(replace(RUNNING, looks=(untested, unknown))) == ()
     assert progress(replace(RUNNING, looks=(untested,))).gain is None
 
 
 def test_boundaries_are_expected_to_narrow_until_the_planned_end():
     first, third, last = expected_boundaries(RUNNING, SHADOW)
-    assert first == look_points(RUNNING, SHADOW)[1].boundary
+    assert first == look_points(RUNNING)[1].boundary
     assert (third.at, last.at) == (LOOKS[1].at + 3 * DAY, LOOKS[1].at + 6 * DAY)
     error = 0.01 * 0.5**0.5  # at the planned end: half of the information has a standard error of 0.01
     # Lan-DeMets bounds of 4 equal looks at 0.025 one-sided: O'Brien-Fleming 2.359 and 2.014, Pocock 2.358 and 2.350
