@@ -30,10 +30,16 @@ MOST_NODES = 100_000
 """From about here on, XGBoost itself is faster, also for one row."""
 ONE = F32(1)
 
-_expf: Callable[[float], float] = ctypes.CDLL(
-    None
-).expf  # the function that XGBoost calls; NumPy's differs in the last bit
-_expf.argtypes, _expf.restype = [ctypes.c_float], ctypes.c_float  # type: ignore[attr-defined]
+
+def _of_libm(name: str) -> Callable[[float], float]:
+    """Return a 32-bit function of C's library, which XGBoost calls; NumPy's own differ in the last bit."""
+    function = getattr(ctypes.CDLL(None), name)
+    function.argtypes, function.restype = [ctypes.c_float], ctypes.c_float
+    found: Callable[[float], float] = function
+    return found
+
+
+_expf, _logf = _of_libm("expf"), _of_libm("logf")
 
 
 class TreeEvaluator:
@@ -54,7 +60,7 @@ class TreeEvaluator:
         self._take_nodes(nodes, categories)
         intercepts = np.array(json.loads(learner["learner_model_param"]["base_score"]), F32).reshape(-1)
         if self._objective == LOGISTIC:
-            intercepts = -np.log(ONE / intercepts - ONE)
+            intercepts = np.array([-_logf(ONE / intercepts[0] - ONE)], F32)
         groups = int(classes.max(initial=0)) + 1
         self._terms = np.empty((groups, len(nodes) // groups + 1), F32)
         self._terms[:, 0] = intercepts

@@ -144,7 +144,8 @@ def started(name: str, home: Path, core: int) -> Iterator[tuple[int, psutil.Proc
             "--env-manager", "local", "--workers", "1",
         ],
     }.get(name, [*python, "tests.benchmarks.bench_gateway", "--serve", name])  # fmt: skip
-    process = pinned(command, core, MLFLOW_TRACKING_URI=uri, PORT=str(port), DISABLE_MLFLOWSERVE_NGINX="true")
+    scripts = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow starts uvicorn by name
+    process = pinned(command, core, MLFLOW_TRACKING_URI=uri, PORT=str(port), PATH=scripts)
     try:
         await_port(port, process, name)
         yield port, psutil.Process(process.pid)
