@@ -32,7 +32,6 @@ from tasks.policy.rollout.traffic import Role
 
 logger = logging.getLogger(__name__)
 FLUSH_S = 0.25
-LAND_S = 60.0
 MOST_PENDING = 1_000_000
 """Rows that wait for a disk that cannot be written; beyond it, the oldest are dropped."""
 SUFFIX, DAMAGED = ".jsonl", ".damaged"

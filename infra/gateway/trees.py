@@ -30,10 +30,16 @@ MOST_NODES = 100_000
 """From about here on, XGBoost itself is faster, also for one row."""
 ONE = F32(1)
 
-_expf: Callable[[float], float] = ctypes.CDLL(
-    None
-).expf  # the function that XGBoost calls; NumPy's differs in the last bit
-_expf.argtypes, _expf.restype = [ctypes.c_float], ctypes.c_float  # type: ignore[attr-defined]
+
+def _of_libm(name: str) -> Callable[[float], float]:
+    """Return a 32-bit function of C's library, which XGBoost calls; NumPy's own differ in the last bit."""
+    function = getattr(ctypes.CDLL(None), name)
+    function.argtypes, function.restype = [ctypes.c_float], ctypes.c_float
+    found: Callable[[float], float] = function
+    return found
+
+
+_expf, _logf = _of_libm("expf"), _of_libm("logf")
 
 
 class TreeEvaluator:
@@ -54,7 +60,7 @@ class TreeEvaluator:
         self._take_nodes(nodes, categories)
         intercepts = np.array(json.loads(learner["learner_model_param"]["base_score"]), F32).reshape(-1)
         if self._objective == LOGISTIC:
-            intercepts = -np.log(ONE / intercepts - ONE)
+            intercepts = np.array([-_logf(ONE / intercepts[0] - ONE)], F32)
         groups = int(classes.max(initial=0)) + 1
         self._terms = np.empty((groups, len(nodes) // groups + 1), F32)
         self._terms[:, 0] = intercepts
@@ -76,13 +82,12 @@ class TreeEvaluator:
         first = np.where(is_leaf, number, number[left + offset])
         second = np.where(is_leaf, number, number[right + offset])
         swapped = ~is_set & ~null_left & ~is_leaf
-        first, second = np.where(swapped, second, first)[order], np.where(swapped, first, second)[order]
-        splits = len(order) - int(is_leaf.sum())
-        self._first, self._second, self._next = first[:splits], second[:splits], np.arange(len(order))
+        pairs = np.where(swapped[:, None], np.stack([second, first], 1), np.stack([first, second], 1))
+        self._children = pairs[order].ravel()
         self._counts = np.bincount(place[place < 2 * self._features], minlength=2 * self._features)
         numeric = int(self._counts.sum())
         thresholds = np.where(null_left, np.nextafter(values, F32(-np.inf)), -values)[order][:numeric]
-        self._thresholds, self._is_second = thresholds, np.zeros(splits, bool)
+        self._thresholds, self._is_second = thresholds, np.zeros(len(order), bool)
         self._leaves, self._roots = values[order], number[starts[:-1]]
         self._values = np.zeros(2 * self._features, F32)
         listed = [(*found, offset) for each, offset in zip(nodes, starts, strict=False) for found in each.sets]
@@ -107,10 +112,9 @@ class TreeEvaluator:
         for feature, splits, table in self._tables:
             code = row[feature]
             is_second[splits] = table[int(code) if code == code else -1]
-        following, node = self._next, self._roots
-        following[: len(is_second)] = np.where(is_second, self._second, self._first)
+        node = self._roots
         for _ in range(self._depth):
-            node = following.take(node)
+            node = self._children.take(node + node + is_second.take(node))
         terms = self._terms
         terms[:, 1:] = self._leaves.take(node).reshape(len(terms), -1)
         margins = [np.add.accumulate(each)[-1] for each in terms]  # one addition after the other, as XGBoost does
