@@ -69,19 +69,18 @@ class Frame:
 
 
 def publish_rollout_page(config: ModelConfig, state: RolloutState) -> Path:
-    """Write the rollout's HTML page and publish its artifact; return the page's path. Raises WorkspaceError."""
+    """Write the rollout's HTML page, publish its artifact and the gain's plot as an image; return the page's path.
+
+    Raises WorkspaceError if the page cannot be written.
+    """
     path = page.write(render(config, state), page.rollout_path(config.name, state.plan), "rollout")
     first = plain(story.headline(state))
     create_markdown_artifact(markdown(config, state, path), key=key("rollout", config.name), description=first)
+    if state.looks:
+        title = f"{config.name}: gain of version {state.plan.version} over champion {state.plan.champion}"
+        plot = image(gain_plot(state, config.rollout), title)
+        create_image_artifact(plot, key=key("plot-rollout", config.name), description=plain(title))
     return path
-
-
-def publish_rollout_plot(config: ModelConfig, state: RolloutState) -> None:
-    """Publish the boundary plot as an image. Not needed in a replay, which has its own page."""
-    title = f"{config.name}: gain of version {state.plan.version} over champion {state.plan.champion}"
-    create_image_artifact(
-        image(gain_plot(state, config.rollout), title), key=key("plot-rollout", config.name), description=title
-    )
 
 
 def render(config: ModelConfig, state: RolloutState) -> str:

@@ -163,11 +163,15 @@ def test_artifact_has_the_same_content_as_tables() -> None:
 
 def test_page_and_artifact_are_published(monkeypatch: pytest.MonkeyPatch) -> None:
     published: list[dict[str, str]] = []
-    monkeypatch.setattr(rollout, "create_markdown_artifact", lambda text, **more: published.append(more))
+    for kind in ("create_markdown_artifact", "create_image_artifact"):
+        monkeypatch.setattr(rollout, kind, lambda content, **more: published.append(more))
     path = publish_rollout_page(config(), running())
     assert path == workspace().reports / "binary_model" / "rollouts" / "version-8-dddddddd.html"
     assert "Version 8 is in shadow beside champion 7" in path.read_text(encoding="utf-8")
-    assert published == [{"key": "rollout-binary-model", "description": headline(running())}]
+    assert published == [
+        {"key": "rollout-binary-model", "description": headline(running())},
+        {"key": "plot-rollout-binary-model", "description": "binary_model: gain of version 8 over champion 7"},
+    ]
     assert path.stat().st_size < 60_000  # written again at each look
 
 
