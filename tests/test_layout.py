@@ -38,6 +38,9 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+OURS = [path for folder in ("flows", "tasks", "deployments", "infra") for path in sources(folder)]
+
+
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -114,13 +117,18 @@ def test_config_imports_only_policy(path):
     assert all(name.startswith("tasks.policy") or name == "tasks" for name in ours)
 
 
-@pytest.mark.parametrize("path", sources("flows") + sources("tasks") + sources("deployments"), ids=named)
+@pytest.mark.parametrize("path", OURS, ids=named)
 def test_nothing_unpickles(path):
     assert not {name.split(".")[0] for name in imports(path)} & NEVER
 
 
 def packages() -> list[Path]:
-    return [path.parent for folder in ("tasks", "deployments") for path in sources(folder) if path.stem == "__init__"]
+    return [
+        path.parent
+        for folder in ("tasks", "deployments", "infra")
+        for path in sources(folder)
+        if path.stem == "__init__"
+    ]
 
 
 def modules_of(package: Path) -> list[Path]:
@@ -145,12 +153,12 @@ def test_packages_import_each_other_one_way():
             max((each for each in ours if f"{name}.".startswith(f"{each}.")), key=len, default="")
             for name in named_there
         }
-        arrows[own] = reached - {own, "", "tasks", "tasks.adapters", "tasks.policy", "deployments"}
+        arrows[own] = reached - {own, "", "tasks", "tasks.adapters", "tasks.policy", "deployments", "infra"}
     order = TopologicalSorter(arrows)
     order.prepare()  # raises CycleError, which names the circle
 
 
-@pytest.mark.parametrize("path", sources("flows") + sources("tasks") + sources("deployments"), ids=named)
+@pytest.mark.parametrize("path", OURS, ids=named)
 def test_imports_inside_functions_have_a_comment(path):
     text = path.read_text(encoding="utf-8")
     lines, inner = text.splitlines(), set()
@@ -165,7 +173,7 @@ def test_imports_inside_functions_have_a_comment(path):
     assert not [f"{named(path)}:{node.lineno}" for node in inner if node.end_lineno not in explained]
 
 
-@pytest.mark.parametrize("path", sources("flows") + sources("tasks") + sources("deployments"), ids=named)
+@pytest.mark.parametrize("path", OURS, ids=named)
 def test_functions_take_at_most_five_parameters(path):
     """More are a record. The parameters of a flow are its form, those of a command its command line."""
     long = []
@@ -183,7 +191,7 @@ def test_functions_take_at_most_five_parameters(path):
 def test_no_two_classes_share_a_name():
     found = Counter(
         node.name
-        for path in sources("flows") + sources("tasks") + sources("deployments")
+        for path in OURS
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef)
     )
@@ -199,7 +207,7 @@ def test_user_errors_are_defined_in_one_module():
     }
     elsewhere = {
         f"{named(path)}: {node.name}"
-        for path in sources("flows") + sources("tasks") + sources("deployments")
+        for path in OURS
         if named(path) != tree
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & known

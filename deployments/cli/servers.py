@@ -152,11 +152,14 @@ def gateway(
     drain_s: Annotated[
         float, typer.Option(help="Seconds to answer on after SIGTERM, while /ready refuses.", metavar="SECONDS")
     ] = 5.0,
+    land_s: Annotated[
+        float, typer.Option(help="Seconds between two landings of the log in the lake.", metavar="SECONDS")
+    ] = 300.0,
 ) -> None:
     """Serve models over HTTP, in MLflow's request format, until a signal.
 
     The champion answers, and a challenger as the rollout says. Every answer is logged to the lake.
     """
-    from infra.gateway.server import Listening, run  # loads machine learning libraries
+    from infra.gateway.server import Options, run  # loads machine learning libraries
 
-    raise typer.Exit(run(model, Listening(host, port, api_key_file, no_api_key, drain_s)))
+    raise typer.Exit(run(model, Options(host, port, api_key_file, no_api_key, drain_s, land_s)))

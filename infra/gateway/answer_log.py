@@ -32,7 +32,6 @@ from tasks.policy.rollout.traffic import Role
 
 logger = logging.getLogger(__name__)
 FLUSH_S = 0.25
-LAND_S = 60.0
 MOST_PENDING = 1_000_000
 """Rows that wait for a disk that cannot be written; beyond it, the oldest are dropped."""
 SUFFIX, DAMAGED = ".jsonl", ".damaged"
@@ -117,15 +116,14 @@ class AnswerLog:
                     continue
                 try:
                     lake.land_prediction_segment(self.config, writer, int(number), _read(path, self.config.task))
+                    path.unlink()
+                    landed += 1
                 except (pa.ArrowInvalid, ValueError) as error:
                     logger.error("%s: is damaged (%s); kept as %s", path, error, path.with_suffix(DAMAGED).name)
                     path.rename(path.with_suffix(DAMAGED))
                 except (OSError, PerennialError) as error:
-                    stuck.add(writer)
+                    stuck.add(writer)  # its later segments wait, because numbers land in order
                     logger.warning("%s: cannot be landed, and waits: %s", path.name, error)
-                else:
-                    path.unlink()
-                    landed += 1
         return landed
 
     def _open(self) -> int:

@@ -4,6 +4,7 @@
 pandas, which would take longer than the model. A test compares the two.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,10 +33,7 @@ _TYPES = {str: "text", bool: "a boolean", int: "a number", float: "a number", li
 
 def read_rows(body: bytes) -> Sequence[Row]:
     """Read the rows of a request. Raises RequestRefused for other JSON, no rows, or more than MAX_ROWS."""
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestRefused(f"body: is not JSON ({error.msg}, line {error.lineno}); expected {SHAPES}") from None
+    content = _read_json(body)
     given = [name for name in ("dataframe_split", "dataframe_records", "inputs") if _has(content, name)]
     if len(given) != 1:
         found = ", ".join(given) or (f"the keys {_quoted(content)}" if isinstance(content, dict) else _type(content))
@@ -47,6 +45,22 @@ def read_rows(body: bytes) -> Sequence[Row]:
             f"{given[0]}: holds {len(rows)} rows, expected 1 to {MAX_ROWS}; send several requests", status
         )
     return rows
+
+
+def _read_json(body: bytes) -> Any:
+    """Read JSON, also with NaN for a missing value, as MLflow's client and pandas write it."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise RequestRefused(f"body: is not JSON ({type(error).__name__}); expected {SHAPES}") from None
+
+
+def is_null(value: object) -> bool:
+    """Whether a value is null, or NaN, which stands for null."""
+    return value is None or value != value
 
 
 def _has(content: object, name: str) -> bool:
@@ -129,6 +143,8 @@ class RowEncoder:
                 encoded.append(codes.get(str(int(value)), _NAN))
             elif value is _MISSING:
                 raise self._missing(row)
+            elif found is float and not math.isfinite(value):
+                encoded.append(_NAN)
             else:
                 raise FeatureError(
                     f"column {name}: is {_type(value)}, expected {EXPECTED[kind]} for a {kind} feature, or null"
@@ -158,9 +174,9 @@ def read_id(row: Row, columns: Columns) -> str | None:
     """Return a row's id as text, as `row_identity.joined_key` joins several columns; None without one. Raises FeatureError."""
     if isinstance(columns.id, str) or columns.key in row:
         value = row.get(columns.key)
-        return None if value is None else _id_text(value, columns.key)
+        return None if is_null(value) else _id_text(value, columns.key)
     values = [row.get(name) for name in columns.id_columns]
-    if None in values:
+    if any(map(is_null, values)):
         return None
     texts = [
         _stored_time(read_time(value, name)) if name == columns.time else _id_text(value, name)

@@ -19,7 +19,7 @@ from types import FrameType
 import uvicorn
 
 from deployments.config.model import load_model_config
-from infra.gateway.answer_log import FLUSH_S, LAND_S, AnswerLog
+from infra.gateway.answer_log import FLUSH_S, AnswerLog
 from infra.gateway.application import ApiKey, Gateway
 from infra.gateway.metrics import Metrics
 from infra.gateway.service import ModelService
@@ -36,14 +36,15 @@ SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
-    """Where the gateway listens, who may ask it, and how long `/ready` refuses before it stops."""
+class Options:
+    """Where the gateway listens, and who may ask. Seconds: how long `/ready` refuses before it stops, and between landings."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     key_file: Path | None = None
     no_key: bool = False
     drain_s: float = 5.0
+    land_s: float = 300.0
 
 
 class _Server(uvicorn.Server):
@@ -67,23 +68,23 @@ class _Server(uvicorn.Server):
         self.should_exit = True  # uvicorn's own handler would raise the signal again, before the log has landed
 
 
-def run(models: Sequence[str], listening: Listening) -> int:
+def run(models: Sequence[str], options: Options) -> int:
     """Serve the models until a signal; return the exit code. Raises GatewayError if the address or the key is unusable."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     metrics = Metrics()
     configs = [load_model_config(model) for model in models]
     services = [ModelService(Follower(config), AnswerLog(config), metrics) for config in configs]
-    key = ApiKey(listening.key_file) if listening.key_file else None
+    key = ApiKey(options.key_file) if options.key_file else None
     if key:
         key.read()
-    elif listening.host not in LOCAL and not listening.no_key:
+    elif options.host not in LOCAL and not options.no_key:
         raise GatewayError(
-            f"--host is {listening.host}, which other machines reach, and there is no key; expected --api-key-file FILE, "
+            f"--host is {options.host}, which other machines reach, and there is no key; expected --api-key-file FILE, "
             "or --no-api-key where something before the gateway checks who asks"
         )
     gateway = Gateway(services, metrics, key)
     sys.setswitchinterval(SWITCH_S)
-    with _listen(listening) as opened:
+    with _listen(options) as opened:
         follow(gateway)
         gc.collect()
         gc.freeze()  # a collection would walk through all loaded libraries, for tens of milliseconds
@@ -94,9 +95,9 @@ def run(models: Sequence[str], listening: Listening) -> int:
             server_header=False, date_header=False, timeout_graceful_shutdown=FINISH_S,
         )  # fmt: skip
         with ExitStack() as background:
-            for work, every_s in ((follow, POLL_S), (flush, FLUSH_S), (land, LAND_S)):
+            for work, every_s in ((follow, POLL_S), (flush, FLUSH_S), (land, options.land_s)):
                 background.enter_context(_repeated(work, gateway, every_s))
-            _Server(config, gateway, listening.drain_s).run(sockets=[opened])
+            _Server(config, gateway, options.drain_s).run(sockets=[opened])
         for service in services:
             service.log.close_segment()
         land(gateway)
@@ -147,11 +148,11 @@ def _repeated(work: Callable[[Gateway], None], gateway: Gateway, every_s: float)
         thread.join()
 
 
-def _listen(listening: Listening) -> socket.socket:
+def _listen(options: Options) -> socket.socket:
     try:
-        return socket.create_server((listening.host, listening.port), backlog=2048)
+        return socket.create_server((options.host, options.port), backlog=2048)
     except OSError as error:
         raise GatewayError(
-            f"{listening.host}:{listening.port}: cannot listen ({error.strerror}), expected a free address; "
+            f"{options.host}:{options.port}: cannot listen ({error.strerror}), expected a free address; "
             "choose another --port"
         ) from None

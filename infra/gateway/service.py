@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
 from infra.gateway.answer_log import Answer, AnswerLog
 from infra.gateway.metrics import Metrics
-from infra.gateway.requests import Row, read_id, read_time
+from infra.gateway.requests import Row, is_null, read_id, read_time
 from infra.gateway.trees import Prediction
 from infra.gateway.versions import FAILURES, Follower, ServedVersion, Serving
 from tasks.policy.records.base import CLOCKS_APART
@@ -56,6 +57,7 @@ class ModelService:
 
     def __init__(self, follower: Follower, log: AnswerLog, metrics: Metrics) -> None:
         self.follower, self.log, self.metrics = follower, log, metrics
+        self._log_once = lru_cache(maxsize=256)(self._log_failure)
 
     def answer(self, rows: Sequence[Row], request_id: str) -> Exchange:
         """Predict the rows. Raises RequestRefused for rows that cannot be read, and if the champion fails."""
@@ -110,7 +112,7 @@ class ModelService:
             refusal = fault
             arm.refused.inc(len(numbers))
         except FAILURES as fault:
-            logger.debug("version %s failed", version.number, exc_info=True)
+            self._log_once(version.number, role, type(fault).__name__)
             refusal = RequestRefused(
                 f"version {version.number} failed: {type(fault).__name__}; expected an answer; see the gateway's log",
                 HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -134,13 +136,18 @@ class ModelService:
         if refusal is not None:
             raise refusal
 
+    def _log_failure(self, version: str, role: Role, fault: str) -> None:
+        """Log a failure with its traceback; of each kind the first, because a challenger may fail for every request."""
+        logger.error("%s: %s %s fails: %s", self.follower.config.name, role, version, fault, exc_info=True)
+
     def _identities(self, rows: Sequence[Row], unit: str | None, request_id: str) -> list[RowIdentity]:
         """Return id, unit and time of each row. Raises RequestRefused for an id or a time that cannot be read."""
         columns, now, found = self.follower.config.columns, datetime.now(UTC), []
         for number, row in enumerate(rows):
             try:
                 row_id = read_id(row, columns)
-                moment = read_time(row[columns.time], columns.time) if row.get(columns.time) is not None else now
+                given = row.get(columns.time)
+                moment = now if is_null(given) else read_time(given, columns.time)
             except FeatureError as error:
                 raise RequestRefused(f"row {number}: {error}") from None
             if moment is not now and moment > now + CLOCKS_APART:
@@ -148,7 +155,7 @@ class ModelService:
                     f"row {number}: column {columns.time}: lies in the future, expected a time up to now; fix the clock"
                 )
             own = (row_id or request_id) if unit is None else row.get(unit)
-            found.append(RowIdentity(row_id, None if own is None else canonical_unit(own), moment))
+            found.append(RowIdentity(row_id, None if is_null(own) else canonical_unit(own), moment))
         return found
 
 

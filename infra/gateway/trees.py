@@ -1,20 +1,20 @@
 """Evaluate an XGBoost booster for one row: the same numbers as the booster, bit for bit, in a tenth of its time.
 
-XGBoost spends most of the time for one row on preparing the call. Here all trees take one step at once, as NumPy
-operations on arrays of nodes, and leaves are added in XGBoost's order with 32-bit floats. A node compares `x > threshold`.
-Each form of XGBoost's split becomes one, and NaN, which is never greater, then takes the default direction:
+XGBoost spends most of the time for one row on preparing the call. Here the splits of all trees are compared at once, as
+NumPy arrays, and all trees then walk down together. Leaves are added in XGBoost's order, as 32-bit floats. Each form of
+XGBoost's numeric split becomes `x > threshold`, which is false for null, and so takes the default direction:
 
-- missing left: `x >= t` becomes `x > (the float before t)`; the second child is XGBoost's right one.
-- missing right: `x < t` becomes `-x > -t`; the second child is XGBoost's left one.
-- categories: a column of its own holds 1 where the value's category goes right; a table by category fills these columns.
+- null goes left: `x >= t` becomes `x > (the float before t)`; the second child is XGBoost's right one.
+- null goes right: `x < t` becomes `-x > -t`; the second child is XGBoost's left one.
 
-Measured against treelite's GTIL (not equal in the last bit, slower at one row), generated Python (faster below about 60
-trees, but seconds to compile for many) and `inplace_predict`. `matches` compares with the booster whenever a model is loaded.
+A split by category is looked up in a table. Measured against treelite's GTIL (differs in the last bit, three times slower
+for one row), generated Python (needs seconds to compile 200 trees) and `inplace_predict` (ten times slower).
+`matches` compares with the booster whenever a model is loaded.
 """
 
 import ctypes
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,63 +24,105 @@ from tasks.adapters.models.encoding import Matrix
 
 Prediction = float | list[float]
 F32 = np.float32
+LOGISTIC, SOFTMAX = "binary:logistic", "multi:softprob"
 IDENTITIES = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:squaredlogerror")
+MOST_NODES = 100_000
+"""From about here on, XGBoost itself is faster, also for one row."""
 ONE = F32(1)
 
-_expf: Callable[[float], float] = ctypes.CDLL(
-    None
-).expf  # the function that XGBoost calls; NumPy's differs in the last bit
-_expf.argtypes, _expf.restype = [ctypes.c_float], ctypes.c_float  # type: ignore[attr-defined]
+
+def _of_libm(name: str) -> Callable[[float], float]:
+    """Return a 32-bit function of C's library, which XGBoost calls; NumPy's own differ in the last bit."""
+    function = getattr(ctypes.CDLL(None), name)
+    function.argtypes, function.restype = [ctypes.c_float], ctypes.c_float
+    found: Callable[[float], float] = function
+    return found
+
+
+_expf, _logf = _of_libm("expf"), _of_libm("logf")
 
 
 class TreeEvaluator:
-    """The trees of a booster as arrays of nodes. Not thread-safe: calls share a buffer."""
+    """The trees of a booster as arrays of nodes. Not thread-safe: calls share buffers."""
 
     def __init__(self, booster: Any, categories: Sequence[int]) -> None:
         """Read a booster; `categories` has the number of categories of each feature. Raises ValueError if unsupported."""
         learner = json.loads(bytes(booster.save_raw("json")))["learner"]
-        self._objective = learner["objective"]["name"]
-        if learner["gradient_booster"]["name"] != "gbtree" or self._objective not in (
-            "binary:logistic", "multi:softprob", *IDENTITIES
-        ):  # fmt: skip
-            raise ValueError(f"{learner['gradient_booster']['name']} with {self._objective} is not supported")
+        kind, self._objective = learner["gradient_booster"]["name"], learner["objective"]["name"]
+        if kind != "gbtree" or self._objective not in (LOGISTIC, SOFTMAX, *IDENTITIES):
+            raise ValueError(f"{kind} with {self._objective} is not supported")
         model = learner["gradient_booster"]["model"]
-        groups = np.array(model["tree_info"], int)
-        nodes = _Nodes(len(categories))
-        roots = [nodes.add(model["trees"][index]) for index in np.argsort(groups, kind="stable")]
-        self._roots, self._depth = np.array(roots, np.intp) * 2, nodes.depth
-        # a node is known by twice its number, so that adding a comparison gives the index of its next node
-        self._next = np.array(nodes.children, np.intp).ravel() * 2
-        self._column, self._threshold = np.repeat(np.array(nodes.columns, np.intp), 2), np.repeat(nodes.thresholds, 2)
-        self._leaf = np.repeat(np.array(nodes.leaves, F32), 2)
-        self._features = len(categories)
-        self._values = np.zeros(2 * self._features + len(nodes.sets), F32)
-        self._tables = nodes.category_tables(categories)
+        classes = np.array(model["tree_info"], int)
+        nodes = [_Nodes(model["trees"][index]) for index in np.argsort(classes, kind="stable")]
+        if sum(len(each.left) for each in nodes) > MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES} nodes are not faster")
+        self._features, self._depth = len(categories), max((each.depth for each in nodes), default=0)
+        self._take_nodes(nodes, categories)
         intercepts = np.array(json.loads(learner["learner_model_param"]["base_score"]), F32).reshape(-1)
-        if self._objective == "binary:logistic":
-            intercepts = -np.log(ONE / intercepts - ONE)
-        count = int(groups.max(initial=0)) + 1
-        self._terms = np.empty((count, len(roots) // count + 1), F32)
+        if self._objective == LOGISTIC:
+            intercepts = np.array([-_logf(ONE / intercepts[0] - ONE)], F32)
+        groups = int(classes.max(initial=0)) + 1
+        self._terms = np.empty((groups, len(nodes) // groups + 1), F32)
         self._terms[:, 0] = intercepts
+
+    def _take_nodes(self, nodes: Sequence["_Nodes"], categories: Sequence[int]) -> None:
+        """Number all nodes anew: numeric splits by what they compare, splits by category by feature, then leaves."""
+        starts = np.cumsum([0, *(len(each.left) for each in nodes)])
+        left, right, columns, values, null_left, is_set = (
+            np.concatenate([getattr(each, name) for each in nodes])
+            for name in ("left", "right", "columns", "values", "null_left", "is_set")
+        )
+        is_leaf = left < 0
+        compared = np.where(null_left, columns, columns + self._features)
+        place = np.where(is_leaf, 4 * self._features, np.where(is_set, 2 * self._features + columns, compared))
+        order = np.argsort(place, kind="stable")
+        number = np.empty(len(order), np.intp)
+        number[order] = np.arange(len(order))
+        offset = np.repeat(starts[:-1], np.diff(starts))
+        first = np.where(is_leaf, number, number[left + offset])
+        second = np.where(is_leaf, number, number[right + offset])
+        swapped = ~is_set & ~null_left & ~is_leaf
+        pairs = np.where(swapped[:, None], np.stack([second, first], 1), np.stack([first, second], 1))
+        self._children = pairs[order].ravel()
+        self._counts = np.bincount(place[place < 2 * self._features], minlength=2 * self._features)
+        numeric = int(self._counts.sum())
+        thresholds = np.where(null_left, np.nextafter(values, F32(-np.inf)), -values)[order][:numeric]
+        self._thresholds, self._is_second = thresholds, np.zeros(len(order), bool)
+        self._leaves, self._roots = values[order], number[starts[:-1]]
+        self._values = np.zeros(2 * self._features, F32)
+        listed = [(*found, offset) for each, offset in zip(nodes, starts, strict=False) for found in each.sets]
+        self._tables = []
+        for feature in sorted({int(columns[node + offset]) for node, _, offset in listed}):
+            own = np.flatnonzero(place == 2 * self._features + feature)
+            table = np.zeros((categories[feature] + 1, len(own)), bool)
+            begin = int(number[own].min())
+            for node, right_codes, offset in listed:
+                if columns[node + offset] == feature:
+                    column = number[node + offset] - begin
+                    table[[code for code in right_codes if code < categories[feature]], column] = True
+                    table[-1, column] = not null_left[node + offset]
+            self._tables.append((feature, slice(begin, begin + len(own)), table))
 
     def predict(self, row: Sequence[float]) -> Prediction:
         """Predict one encoded row, as `Scorer.predict`: a number, or a list of one probability for each class."""
-        values, features = self._values, self._features
+        values, is_second, features = self._values, self._is_second, self._features
         values[:features] = row
-        np.negative(values[:features], out=values[features : 2 * features])
-        for feature, columns, table in self._tables:
+        np.negative(values[:features], out=values[features:])
+        np.greater(values.repeat(self._counts), self._thresholds, out=is_second[: len(self._thresholds)])
+        for feature, splits, table in self._tables:
             code = row[feature]
-            values[columns] = table[int(code) if code == code else -1]
+            is_second[splits] = table[int(code) if code == code else -1]
         node = self._roots
         for _ in range(self._depth):
-            node = self._next.take(node + (values.take(self._column.take(node)) > self._threshold.take(node)))
-        self._terms[:, 1:] = self._leaf.take(node).reshape(len(self._terms), -1)
-        margins = np.add.accumulate(self._terms, axis=1)[:, -1]  # one addition after the other, as XGBoost does
-        if self._objective == "binary:logistic":
-            return float(ONE / (ONE + F32(_expf(float(-margins[0])))))
-        if self._objective == "multi:softprob":
-            top = margins.max()
-            powers = [F32(_expf(float(margin - top))) for margin in margins]
+            node = self._children.take(node + node + is_second.take(node))
+        terms = self._terms
+        terms[:, 1:] = self._leaves.take(node).reshape(len(terms), -1)
+        margins = [np.add.accumulate(each)[-1] for each in terms]  # one addition after the other, as XGBoost does
+        if self._objective == LOGISTIC:
+            return float(ONE / (ONE + F32(_expf(-margins[0]))))
+        if self._objective == SOFTMAX:
+            top = max(margins)
+            powers = [F32(_expf(margin - top)) for margin in margins]
             total = F32(sum(map(float, powers)))
             return [float(power / total) for power in powers]
         return float(margins[0])
@@ -88,10 +130,8 @@ class TreeEvaluator:
     def matches(self, predict: Callable[[Matrix], NDArray[np.float64]], rows: int = 500) -> bool:
         """Whether these predictions of random rows, with thresholds, categories and nulls among their values, are equal."""
         random = np.random.default_rng(0)
-        cuts = np.unique(self._threshold[np.isfinite(self._threshold)])
-        matrix = random.choice(
-            np.concatenate([cuts, -cuts, random.normal(size=100).astype(F32)]), (rows, self._features)
-        )
+        cuts = np.concatenate([self._thresholds, -self._thresholds, random.normal(size=100).astype(F32)])
+        matrix = random.choice(cuts, (rows, self._features))
         for feature, _, table in self._tables:
             matrix[:, feature] = random.integers(0, len(table) - 1, rows)
         matrix[random.random(matrix.shape) < 0.1] = np.nan
@@ -99,54 +139,21 @@ class TreeEvaluator:
 
 
 class _Nodes:
-    """All nodes of the trees read so far; a leaf is its own child."""
+    """The nodes of one tree. `values` has the threshold of a split, and the value of a leaf; `sets` the splits by category."""
 
-    def __init__(self, features: int) -> None:
-        self.features, self.depth = features, 0
-        self.columns: list[int] = []
-        self.thresholds: list[F32] = []
-        self.children: list[tuple[int, int]] = []
-        self.leaves: list[float] = []
-        self.sets: list[tuple[int, list[int], bool]] = []
-        """For each split by category: its feature, the categories that go right, and whether null does."""
-
-    def add(self, tree: dict[str, Any]) -> int:
-        """Append a tree's nodes and return the number of its root."""
-        first, depths = len(self.leaves), [0] * len(tree["left_children"])
-        segments = zip(tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True)
-        listed = {node: tree["categories"][start : start + size] for node, start, size in segments}
-        splits = zip(
-            tree["left_children"], tree["right_children"], tree["split_indices"], tree["split_conditions"],
-            tree["default_left"], strict=True,
-        )  # fmt: skip
-        for node, (left, right, feature, condition, missing_left) in enumerate(splits):
-            pair, column, threshold = (left, right), feature, F32(np.inf)
-            if left == -1:
-                pair, column = (node, node), 0
-            elif node in listed:
-                column, threshold = 2 * self.features + len(self.sets), F32(0.5)
-                self.sets.append((feature, listed[node], not missing_left))
-            elif missing_left:
-                threshold = np.nextafter(F32(condition), F32(-np.inf))
-            else:
-                pair, column, threshold = (right, left), self.features + feature, -F32(condition)
-            for child in pair if left != -1 else ():
-                depths[child] = depths[node] + 1  # parents come before their children
-            self.columns.append(column)
-            self.thresholds.append(threshold)
-            self.children.append((first + pair[0], first + pair[1]))
-            self.leaves.append(condition if left == -1 else 0.0)
-        self.depth = max(self.depth, *depths)
-        return first
-
-    def category_tables(self, categories: Sequence[int]) -> list[tuple[int, NDArray[np.intp], Matrix]]:
-        """Return (feature, its columns, their values by category, the last for null) for each feature split by category."""
-        tables = []
-        for feature in sorted({feature for feature, _, _ in self.sets}):
-            own = [(number, right, null) for number, (of, right, null) in enumerate(self.sets) if of == feature]
-            table = np.zeros((categories[feature] + 1, len(own)), F32)
-            for column, (_, right, null) in enumerate(own):
-                table[[code for code in right if code < categories[feature]], column] = 1
-                table[-1, column] = null
-            tables.append((feature, np.array([2 * self.features + number for number, _, _ in own], np.intp), table))
-        return tables
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        self.left, self.right = np.array(tree["left_children"], np.intp), np.array(tree["right_children"], np.intp)
+        self.columns = np.array(tree["split_indices"], np.intp)
+        self.values = np.array(tree["split_conditions"], F32)
+        self.null_left = np.array(tree["default_left"], bool)
+        self.is_set = np.zeros(len(self.left), bool)
+        self.is_set[tree["categories_nodes"]] = True
+        self.sets = [
+            (node, tree["categories"][start : start + size])
+            for node, start, size in zip(
+                tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True
+            )
+        ]
+        self.depth, level = 0, np.array([0], np.intp)
+        while (level := np.concatenate([self.left[level], self.right[level]])[np.tile(self.left[level] >= 0, 2)]).size:
+            self.depth += 1

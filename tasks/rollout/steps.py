@@ -164,6 +164,8 @@ def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
         raise RolloutRefused(f"{config.name}: the rollout of decision {move.rollout} has ended, nothing is changed")
     if move.end == "returned":
         move = _return_traffic(config, state, move)
+    if move.status == "ended":
+        move = with_uplift(config, state, move)
     kind = stages.ENDED if move.status == "ended" else stages.MOVED
     entry = ledger.append(config.name, Fact(kind, move, move.at, move.id, move.by))
     made = from_json(RolloutMove, entry.body)
@@ -200,7 +202,7 @@ def end_rollout(config: ModelConfig, request: RunRequest, end: RolloutEnd, reaso
     """End the latest rollout, if it is active, with its measured gain; the caller holds the lease."""
     state = find_rollout(config)
     if state is not None and state.is_active:
-        make_move(config, with_uplift(config, state, _end(state, end, reasons, request.as_of, request.actor)))
+        make_move(config, _end(state, end, reasons, request.as_of, request.actor))
 
 
 def approve_step(config: ModelConfig, state: RolloutState, request: RunRequest, by: str) -> RolloutState:
@@ -232,7 +234,6 @@ def direct(config: ModelConfig, request: RunRequest, action: RolloutAction) -> R
         move = stages.awaiting_approval(state, move)
     if move.end == "aborted":
         registry.tag(config.name, state.plan.version, status="rejected")
-        move = with_uplift(config, state, move)
     return make_move(config, move)
 
 

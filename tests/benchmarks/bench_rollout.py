@@ -40,6 +40,7 @@ from tasks.policy.rollout.verdict import (
 from tasks.policy.statistics.group_sequential import boundaries, spending_looks
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric
+from tasks.policy.statistics.resampling import skewed_quantile
 from tasks.policy.statistics.sequential import sequence_width
 from tests.benchmarks import rollout_losses, streams
 from tests.benchmarks.rollout_losses import ModelLosses, Rollouts
@@ -55,6 +56,8 @@ LABEL_DELAY = 1
 """Looks until a row's label is known: a challenger is exposed for that much longer."""
 ALPHA = 0.05
 START = datetime(2026, 1, 1, tzinfo=UTC)
+Widths = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The looks that a rule tests, and the distances of its bounds in standard errors, for a normal distribution."""
 OURS, SEQUENCE, ONE_TEST, DAILY, FLAGGER = (
     "group sequential (ours)", "confidence sequence", "t-test at the end", "t-test every day", "Flagger's threshold",
 )  # fmt: skip
@@ -192,20 +195,21 @@ def judge(scenario: Scenario) -> dict[str, Outcome]:
     """Every rule's outcome. Bounds are computed for all rollouts at once, as `check_verdicts` confirms."""
     outcomes = {}
     for rule, plan in scenario.forecasts.items():
-        used, low_width, high_width = _widths(rule, scenario.rollouts, plan)
-        check_verdicts(rule, scenario, used, (low_width, high_width))
-        outcomes[rule] = _outcome(scenario, used, low_width, high_width)
+        widths = _widths(rule, scenario.rollouts, plan)
+        bounds = _bounds(rule, scenario.rollouts, widths)
+        check_verdicts(rule, scenario, widths[0], bounds)
+        outcomes[rule] = _outcome(scenario, widths[0], bounds)
     return outcomes | {FLAGGER: _flagger(scenario)}
 
 
-def _widths(rule: str, rollouts: Rollouts, plan: RolloutForecast) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _widths(rule: str, rollouts: Rollouts, plan: RolloutForecast) -> Widths:
     """The looks that a rule tests, up to its planned end, and the distance of its bounds in normal standard errors."""
-    information = rollouts.information / plan.information
+    information = np.round(rollouts.information / (plan.effective_units or plan.units), 6)
     looks = np.flatnonzero(rollouts.units >= LEAST_UNITS)
     end = np.flatnonzero(information >= 1)[0]
     if rule == OURS:
         used = looks[list(spending_looks(information[looks].tolist()))]
-        amounts = tuple(round(float(amount), 6) for amount in information[used])
+        amounts = tuple(float(amount) for amount in information[used])
         return used, *(np.array(boundaries(amounts, ALPHA / 2, shape)) for shape in ("obrien_fleming", "pocock"))
     used = looks[looks <= end]
     if rule == SEQUENCE:
@@ -216,15 +220,17 @@ def _widths(rule: str, rollouts: Rollouts, plan: RolloutForecast) -> tuple[np.nd
     return used, width, width
 
 
-def _bounds(rollouts: Rollouts, used: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Distance of a bound from the gain (rollouts, looks)."""
-    return -special.stdtrit(rollouts.degrees[:, used], special.ndtr(-width)) * rollouts.error[:, used]
+def _bounds(rule: str, rollouts: Rollouts, widths: Widths) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of both bounds from the gain (rollouts, looks), both positive."""
+    used, *both = widths
+    student = [-special.stdtrit(rollouts.degrees[:, used], special.ndtr(-width)) for width in both]
+    error, skewness = rollouts.error[:, used], rollouts.skewness[:, used] * (rule in (OURS, SEQUENCE))
+    return skewed_quantile(student[0], skewness) * error, -skewed_quantile(-student[1], skewness) * error
 
 
-def _outcome(scenario: Scenario, used: np.ndarray, low_width: np.ndarray, high_width: np.ndarray) -> Outcome:
+def _outcome(scenario: Scenario, used: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> Outcome:
     rollouts, margin = scenario.rollouts, scenario.margin
-    low = rollouts.gain[:, used] - _bounds(rollouts, used, low_width)
-    high = rollouts.gain[:, used] + _bounds(rollouts, used, high_width)
+    low, high = rollouts.gain[:, used] - bounds[0], rollouts.gain[:, used] + bounds[1]
 
     def first(crossed: np.ndarray) -> np.ndarray:
         """The look (rollouts,) at which this is first true; the number of looks where it never is."""
@@ -343,27 +349,29 @@ def check_evidence(losses: ModelLosses) -> None:
 
 
 def _compare(evidence: Evidence, drawn: Rollouts) -> None:
-    expected = (evidence.gain, evidence.standard_error, evidence.degrees_of_freedom, evidence.information)
-    simulated = (drawn.gain[-1, -1], drawn.error[-1, -1], drawn.degrees[-1, -1], drawn.information[-1])
-    np.testing.assert_allclose(simulated, expected, rtol=1e-9)
+    information = evidence.effective_units or evidence.units
+    expected = (evidence.gain, evidence.standard_error, evidence.degrees_of_freedom, evidence.skewness, information)
+    simulated = (drawn.gain, drawn.error, drawn.degrees, drawn.skewness, drawn.information[None])
+    np.testing.assert_allclose([values[-1, -1] for values in simulated], expected, rtol=1e-9)
 
 
-def check_verdicts(rule: str, scenario: Scenario, used: np.ndarray, widths: tuple[np.ndarray, np.ndarray]) -> None:
+def check_verdicts(rule: str, scenario: Scenario, used: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> None:
     """Compare the bounds of some rollouts with `decide_verdict` at every look. Raises AssertionError."""
     rollouts, plan = scenario.rollouts, scenario.forecasts[rule]
     paired = not rollouts.exposed[-1]
-    low, high = (_bounds(rollouts, used, width) for width in widths)
+    low, high = bounds
     for number in range(0 if rule == DAILY else 5):
         looks: list[Evidence] = []
         for place, look in enumerate(used):
             now = Evidence(
                 START + timedelta(days=int(look)), float(rollouts.gain[number, look]),
                 float(rollouts.error[number, look]), int(rollouts.units[look]), int(rollouts.units[look]), paired,
-                0.0, 0.0, float(rollouts.degrees[number, look]), float(rollouts.information[look]),
+                0.0, 0.0, float(rollouts.degrees[number, look]), float(rollouts.skewness[number, look]),
+                float(rollouts.information[look]),
             )  # fmt: skip
             verdict = decide_verdict(VerdictPolicy(method=METHODS[rule]), plan, looks, now)  # type: ignore[arg-type]
             found = (now.gain - verdict.low, verdict.high - now.gain)
-            np.testing.assert_allclose(found, (low[number, place], high[number, place]), rtol=1e-6)
+            np.testing.assert_allclose(found, (low[number, place], high[number, place]), rtol=1e-5)
             looks.append(now)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import xgboost
 
 from tasks.policy.rollout.comparison import ServedArm
+from tasks.policy.statistics.resampling import SHRINKAGE
 from tests.benchmarks import streams
 
 Floats = np.ndarray
@@ -43,11 +44,12 @@ class ModelLosses:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The evidence of many rollouts at each look: gain, standard error and degrees of freedom are (rollouts, looks)."""
+    """The evidence of many rollouts at each look; gain, standard error and its shape are (rollouts, looks)."""
 
     gain: Floats
     error: Floats
     degrees: Floats
+    skewness: Floats
     units: Floats
     """Clusters (looks,) in the smaller arm."""
     information: Floats
@@ -95,15 +97,20 @@ def _loss(stream: streams.Stream, y_true: Floats, y_pred: Floats) -> Floats:
 def shadow_of_rows(losses: ModelLosses, rollouts: int, looks: int, per_look: int, seed: int) -> Rollouts:
     """Pairs of rows drawn at random; each row is a unit. Equal to `paired_evidence`."""
     random, gains = np.random.default_rng(seed), losses.gains
-    sums, squares = np.empty((2, rollouts, looks))
+    sums = np.empty((3, rollouts, looks))
     for look in range(looks):
         drawn = gains[random.integers(0, len(gains), (rollouts, per_look))]
-        sums[:, look], squares[:, look] = drawn.sum(axis=1), (drawn * drawn).sum(axis=1)
+        power = np.ones_like(drawn)
+        for moment in range(3):
+            power *= drawn
+            sums[moment, :, look] = power.sum(axis=1)
     units = per_look * np.arange(1, looks + 1)
-    gain = sums.cumsum(axis=1) / units
-    error = np.sqrt((squares.cumsum(axis=1) / units - gain**2) / (units - 1))
+    gain, squares, cubes = sums.cumsum(axis=2) / units
+    variance = squares - gain**2
+    skewness = (cubes - 3 * gain * squares + 2 * gain**3) / variance**1.5 / np.sqrt(units) * _shrunk(units)
     degrees = np.broadcast_to(units - 1.0, gain.shape)
-    return Rollouts(gain, error, degrees, units, units.astype(float), np.zeros(looks), sums / per_look)
+    error = np.sqrt(variance / (units - 1))
+    return Rollouts(gain, error, degrees, skewness, units, units.astype(float), np.zeros(looks), sums[0] / per_look)
 
 
 def shadow_of_days(losses: ModelLosses, rollouts: int, looks: int, per_look: int, seed: int) -> Rollouts:
@@ -113,13 +120,18 @@ def shadow_of_days(losses: ModelLosses, rollouts: int, looks: int, per_look: int
     drawn = np.random.default_rng(seed).integers(0, len(rows), (rollouts, looks * per_look))
     days = per_look * np.arange(1, looks + 1)
     total, part = (values[drawn].cumsum(axis=1)[:, days - 1] for values in (rows, sums))
-    crossed = [(a[drawn] * b[drawn]).cumsum(axis=1)[:, days - 1] for a, b in ((sums, sums), (sums, rows), (rows, rows))]
     gain = part / total
-    squares = crossed[0] - 2 * gain * crossed[1] + gain**2 * crossed[2]
+
+    def crossed(of_sums: int, of_rows: int) -> Floats:
+        return (sums[drawn] ** of_sums * rows[drawn] ** of_rows).cumsum(axis=1)[:, days - 1]
+
+    squares = crossed(2, 0) - 2 * gain * crossed(1, 1) + gain**2 * crossed(0, 2)
+    cubes = crossed(3, 0) - 3 * gain * crossed(2, 1) + 3 * gain**2 * crossed(1, 2) - gain**3 * crossed(0, 3)
     error = np.sqrt(days / (days - 1) * squares) / total
     each = np.diff(part, axis=1, prepend=0) / np.diff(total, axis=1, prepend=0)
     degrees = np.broadcast_to(days - 1.0, gain.shape)
-    return Rollouts(gain, error, degrees, days, days.astype(float), np.zeros(looks), each)
+    skewness = cubes / squares**1.5 * _shrunk(days)
+    return Rollouts(gain, error, degrees, skewness, days, days.astype(float), np.zeros(looks), each)
 
 
 STRETCHES = 14
@@ -133,36 +145,53 @@ def canary_of_rows(losses: ModelLosses, rollouts: int, shares: Floats, per_look:
     """
     random, looks = np.random.default_rng(seed), len(shares)
     sizes = np.stack([per_look - np.round(shares * per_look), np.round(shares * per_look)], axis=1)
-    means, squares = np.empty((2, rollouts, looks, 2))
+    moments = np.empty((3, rollouts, looks, 2))
     stretches = np.array_split(np.argsort(losses.day, kind="stable"), STRETCHES)
     for look in range(looks):
         rows = stretches[look % STRETCHES]
         arms = [losses.champion[rows], losses.served_challenger[rows]]
         arms[1] = arms[1] - arms[1].mean() + arms[0].mean()
         for side, values in enumerate(arms):
-            drawn = values[random.integers(0, len(values), (rollouts, int(sizes[look, side])))]
-            means[:, look, side] = drawn.mean(axis=1)
-            squares[:, look, side] = drawn.var(axis=1) * sizes[look, side]
-    return _stratified(means, squares, sizes)
+            for block in np.array_split(np.arange(rollouts), max(1, rollouts // 500)):
+                drawn = values[random.integers(0, len(values), (len(block), int(sizes[look, side])))]
+                moments[:, block, look, side] = _moments(drawn)
+    return _stratified(moments, sizes)
 
 
-def _stratified(means: Floats, squares: Floats, sizes: Floats) -> Rollouts:
-    """Evidence at each look from the mean and sum of squares of each window and arm (rollouts, looks, 2)."""
-    looks = len(sizes)
-    gain, error, degrees = np.empty((3, *means.shape[:2]))
+def _shrunk(clusters: Floats) -> Floats:
+    return clusters / (clusters + SHRINKAGE)
+
+
+def _moments(rows: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean, and sums of squares and cubes around it, of each line of `rows`."""
+    mean = rows.mean(axis=1)
+    apart = rows - mean[:, None]
+    squares = apart * apart
+    return mean, squares.sum(axis=1), np.einsum("ij,ij->i", squares, apart)
+
+
+def _stratified(moments: Floats, sizes: Floats) -> Rollouts:
+    """Evidence at each look from the moments (3, rollouts, looks, 2) of each window and arm."""
+    (means, squares, cubes), looks = moments, len(sizes)
+    gain, error, degrees, skewness = np.empty((4, *means.shape[:2]))
     worth, totals = sizes.prod(axis=1) / sizes.sum(axis=1), sizes.cumsum(axis=0)
     apart = means[:, :, 0] - means[:, :, 1]
+    sign = np.array([1.0, -1.0])  # a loss of the champion adds to the gain, one of the challenger takes from it
     for look in range(looks):
         share = (worth[: look + 1] / worth[: look + 1].sum())[:, None]
         n, at = sizes[: look + 1], slice(0, look + 1)
         gain[:, look] = apart[:, at] @ share[:, 0]
-        within = (squares[:, at] * (share**2 / (n * (n - 1)))).sum(axis=1)
-        between = (share[:, 0] * (apart[:, at] - gain[:, [look]])) ** 2 / n.sum(axis=1)
+        weight = sign * share / np.sqrt(n * (n - 1))
+        within = squares[:, at] * weight**2
+        spread = (share[:, 0] * (apart[:, at] - gain[:, [look]]) / n.sum(axis=1))[:, :, None]
+        total = (within + n * spread**2).sum(axis=(1, 2))
+        third = (cubes[:, at] * weight**3 + 3 * within * spread + n * spread**3).sum(axis=(1, 2))
+        skewness[:, look] = third / total**1.5 * _shrunk(totals[look].sum())
         count = totals[look].sum()
-        error[:, look] = np.sqrt(count / (count - 1) * (within.sum(axis=1) + between.sum(axis=1)))
-        arms = within * totals[look] / (totals[look] - 1)
+        error[:, look] = np.sqrt(count / (count - 1) * total)
+        arms = within.sum(axis=1) * totals[look] / (totals[look] - 1)
         degrees[:, look] = arms.sum(axis=1) ** 2 / (arms**2 / (totals[look] - look - 1)).sum(axis=1)
-    return Rollouts(gain, error, degrees, totals.min(axis=1), 2 * worth.cumsum(), totals[:, 1], apart)
+    return Rollouts(gain, error, degrees, skewness, totals.min(axis=1), 2 * worth.cumsum(), totals[:, 1], apart)
 
 
 def drawn_arms(losses: ModelLosses, sizes: tuple[tuple[int, int], ...], seed: int) -> tuple[ServedArm, ServedArm]:
@@ -179,9 +208,8 @@ def drawn_arms(losses: ModelLosses, sizes: tuple[tuple[int, int], ...], seed: in
 
 def stratified_arms(champion: ServedArm, challenger: ServedArm, sizes: tuple[tuple[int, int], ...]) -> Rollouts:
     """The simulation's evidence of one rollout from these rows."""
-    means, squares = np.empty((2, 1, len(sizes), 2))
+    moments = np.empty((3, 1, len(sizes), 2))
     for side, arm in enumerate((champion, challenger)):
         for look in range(len(sizes)):
-            values = arm.y_pred[arm.strata == look]
-            means[0, look, side], squares[0, look, side] = values.mean(), values.var() * len(values)
-    return _stratified(means, squares, np.array(sizes, float))
+            moments[:, :, look, side] = _moments(arm.y_pred[arm.strata == look][None])
+    return _stratified(moments, np.array(sizes, float))

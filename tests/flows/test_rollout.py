@@ -81,13 +81,13 @@ def test_a_shadow_becomes_champion_by_its_verdict(tmp_path, begin):
 def test_a_canary_serves_growing_shares_and_no_unit_leaves_it(tmp_path, begin):
     model = begin_rollout(begin, tmp_path, **CANARY)
     serve(model, 27)
-    assert (state().current.name, traffic.read_split("small").share) == ("canary 0.2", 0.2)
+    assert (state().current.name, traffic.read_split("small").share) == ("canary 20 %", 0.2)
     split = traffic.read_split("small")
     serve(model, 29)
     shares = Counter(role for _, role in logged(model, 29))
     assert 0.1 < shares["challenger"] / 300 < 0.3
     assert sum(shares.values()) == 300, "each row has one answer"
-    assert state().current.name == "canary 0.5"
+    assert state().current.name == "canary 50 %"
     grown = traffic.read_split("small")
     early = [unit for unit in range(2000) if split.role_of(unit) == "challenger"]
     assert all(grown.role_of(unit) == "challenger" for unit in early)

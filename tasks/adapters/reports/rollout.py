@@ -7,7 +7,7 @@ script. The page shows them in its theme; as an image they have the colours of t
 import base64
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
@@ -22,7 +22,13 @@ from tasks.adapters.storage.links import link, version_link
 from tasks.policy.records.text import plain
 from tasks.policy.reporting import rollout as story
 from tasks.policy.reporting.replay_story import share_text
-from tasks.policy.reporting.rollout import Boundary, LookPoint
+from tasks.policy.reporting.rollout_looks import (
+    Boundary,
+    LookPoint,
+    days_left,
+    expected_boundaries,
+    look_points,
+)
 from tasks.policy.rollout.stages import RolloutPolicy, RolloutState
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 900, 70, 112, 24, 28
@@ -85,7 +91,8 @@ def render(config: ModelConfig, state: RolloutState) -> str:
         config=config,
         state=state,
         story=story,
-        points=story.look_points(state, config.rollout),
+        points=look_points(state),
+        expected=expected_boundaries(state, config.rollout),
         guardrails=story.guardrail_rows(state, config.rollout.guardrails),
         uplift=story.uplift(state, config.rollout, config.performance.metric, config.budget),
         version_link=version_link,
@@ -99,7 +106,7 @@ def markdown(config: ModelConfig, state: RolloutState, path: Path) -> str:
     """Return the dashboard's artifact: the first sentence, the plan, then steps, looks and guardrails as tables."""
     policy, plan = config.rollout, state.plan
     warning = story.horizon_warning(state, policy)
-    points, guardrails = story.look_points(state, policy), story.guardrail_rows(state, policy.guardrails)
+    points, guardrails = look_points(state), story.guardrail_rows(state, policy.guardrails)
     unevaluated = state.looks[-1].unevaluated if state.looks else ()
     parts = [
         f"# {config.name}: rollout of version {plain(plan.version)}",
@@ -132,7 +139,7 @@ def _looks(points: Sequence[LookPoint]) -> str:
             f"{point.at:%Y-%m-%d}",
             f"{point.rows:,}",
             f"{point.gain:+.3g} ({point.low:+.3g} to {point.high:+.3g})",
-            "" if point.boundary.passes_above is None else f"{point.boundary.passes_above:+.3g}",
+            f"{point.boundary.passes_above:+.3g}",
             f"{point.boundary.harm_below:+.3g}",
             story.CONCLUSIONS[point.conclusion],
         )
@@ -153,22 +160,25 @@ def _guardrails(rows: Sequence[story.GuardrailRow]) -> str:
 
 def gain_plot(state: RolloutState, policy: RolloutPolicy) -> str:
     """Draw the gain with its interval at each look, equality, the margin, and the boundaries of pass and harm."""
-    points, margin = story.look_points(state, policy), story.accepted_margin(state, policy)
+    points, margin = look_points(state), state.plan.forecast.margin if state.plan.forecast else 0.0
     start, end = _span(state)
-    known, expected = [point.boundary for point in points], story.expected_boundaries(state, policy)
+    known, expected = [point.boundary for point in points], expected_boundaries(state, policy)
     frame = Frame(start, end, *_gain_range(points, margin), GAIN_HEIGHT)
     parts = [*_value_axis(frame, _value_ticks(frame.low, frame.high)), *_time_axis(frame)]
     parts += _zones(frame, [*known[:-1], *(expected or known[-1:])])
     parts += [_line(frame, 0.0, "equal", "equal")]
-    if margin is not None:
+    if margin:
         parts.append(_line(frame, -margin, "margin", f"margin -{margin:.3g}"))
-    parts += [*_boundary_lines(frame, known), *_boundary_lines(frame, expected, " expected")]
+    parts += [
+        *_boundary_lines(frame, known if len(known) > 1 or not expected else []),
+        *_boundary_lines(frame, expected, " expected"),
+    ]
     parts += _step_lines(frame, state)
     if len(points) > 1:
         parts.append(f'<polyline class="path" points="{" ".join(frame.at(p.at, p.gain) for p in points)}"/>')
     parts += [_look(frame, point) for point in points]
     if not points:
-        parts.append(_text(LEFT + 8, frame.y(0) - 8, "no look yet"))
+        parts.append(_text(LEFT + 8, frame.y(0) - 8, "no look with labels"))
     return _svg(parts, GAIN_HEIGHT, f"Gain at {len(points)} looks. {story.headline(state)}")
 
 
@@ -177,10 +187,9 @@ def share_plot(state: RolloutState) -> str:
     start, end = _span(state)
     frame = Frame(start, end, 0.0, 1.0, SHARE_HEIGHT)
     changes = story.share_changes(state)
-    last = state.moves[-1].at if not state.is_active and state.moves else _now(state)
-    ends = [*(at for at, _ in changes[1:]), max(last, changes[-1][0])]
-    if not state.is_active:
-        ends[-1] = end
+    # the last share lasts: until now, or a little longer so that a step that has just begun is to be seen
+    until = end if state.end else max(_now(state), changes[-1][0] + (end - start) / 30)
+    ends = [*(at for at, _ in changes[1:]), until]
     corners = [
         corner
         for (at, share), until in zip(changes, ends, strict=True)
@@ -191,7 +200,7 @@ def share_plot(state: RolloutState) -> str:
     parts.append(f'<polygon class="share" points="{" ".join(corners)} {floor}"/>')
     parts.append(f'<polyline class="share-line" points="{" ".join(corners)}"/>')
     names = [visit.name for visit in story.step_visits(state)]
-    names += [state.moves[-1].end or ""] if not state.is_active and state.moves else []
+    names += [state.end.end or ""] if state.end else []
     for name, (at, share), until in zip(names, changes, ends, strict=True):
         x, y = frame.x(at), frame.y(share) - 7 if share < 0.8 else frame.y(share) + 16
         if until == ends[-1] or frame.x(until) - x > CHARACTER * len(name):
@@ -219,18 +228,18 @@ def _now(state: RolloutState) -> datetime:
 def _span(state: RolloutState) -> tuple[datetime, datetime]:
     """Return the time axis: until the planned end while the rollout runs, until shortly after its end later."""
     start, now = state.plan.started_at, _now(state)
-    left = story.days_left(state) if state.is_active else None
+    left = days_left(state) if state.is_active else None
     shown = now - start + timedelta(days=left or 0.0)
     return start, start + max(shown * 1.06, timedelta(hours=1))
 
 
-def _gain_range(points: Sequence[LookPoint], margin: float | None) -> tuple[float, float]:
+def _gain_range(points: Sequence[LookPoint], margin: float) -> tuple[float, float]:
     """Return the value axis: every gain, equality, the margin, and the intervals as far as WIDEST allows."""
     narrowest = min([(point.high - point.low) / 2 for point in points], default=0.0)
-    limit = WIDEST * max(narrowest, margin or 0.0) or 1.0
+    limit = WIDEST * max(narrowest, margin) or 1.0
     lows = [max(point.low, point.gain - limit) for point in points]
     highs = [min(point.high, point.gain + limit) for point in points]
-    around = (2 if points else 4) * (margin or 0.0)
+    around = (2 if points else 4) * margin
     low, high = min([0.0, -around, *lows]), max([0.0, around / 2, *highs])
     padding = 0.06 * (high - low) or 1.0
     return low - padding, high + padding
@@ -241,7 +250,7 @@ def _zones(frame: Frame, boundaries: Sequence[Boundary]) -> Iterator[str]:
     if len(boundaries) < 2:
         return
     first, last = boundaries[0].at, boundaries[-1].at
-    passes = " ".join(frame.at(each.at, each.passes_above) for each in boundaries if each.passes_above is not None)
+    passes = " ".join(frame.at(each.at, each.passes_above) for each in boundaries)
     harms = " ".join(frame.at(each.at, each.harm_below) for each in boundaries)
     for css, line, edge in (("pass-zone", passes, frame.high), ("harm-zone", harms, frame.low)):
         if line:
@@ -250,7 +259,12 @@ def _zones(frame: Frame, boundaries: Sequence[Boundary]) -> Iterator[str]:
 
 
 def _boundary_lines(frame: Frame, boundaries: Sequence[Boundary], style: str = "") -> Iterator[str]:
-    passes = " ".join(frame.at(each.at, each.passes_above) for each in boundaries if each.passes_above is not None)
+    """Draw both boundaries through their looks; those of a single look are short lines."""
+    if len(boundaries) == 1:
+        shift = (frame.end - frame.start) / 60
+        only = boundaries[0]
+        boundaries = [replace(only, at=only.at - shift), replace(only, at=only.at + shift)]
+    passes = " ".join(frame.at(each.at, each.passes_above) for each in boundaries)
     harms = " ".join(frame.at(each.at, each.harm_below) for each in boundaries)
     for css, line in (("pass", passes), ("harm", harms)):
         if line:
@@ -260,11 +274,11 @@ def _boundary_lines(frame: Frame, boundaries: Sequence[Boundary], style: str = "
 def _step_lines(frame: Frame, state: RolloutState) -> Iterator[str]:
     """Mark the start of each step, and the end; a name that would touch the next one is left out."""
     moments = [(visit.start, visit.name) for visit in story.step_visits(state)]
-    left = story.days_left(state) if state.is_active else None
+    left = days_left(state) if state.is_active else None
     if left:
         moments.append((_now(state) + timedelta(days=left), "planned end"))
-    elif not state.is_active and state.moves:
-        moments.append((state.moves[-1].at, state.moves[-1].end or "ended"))
+    elif state.end:
+        moments.append((state.end.at, state.end.end or "ended"))
     following = [frame.x(at) for at, _ in moments[1:]] + [float(WIDTH)]
     for number, ((at, name), until) in enumerate(zip(moments, following, strict=True)):
         x = frame.x(at)

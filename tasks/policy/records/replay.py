@@ -69,8 +69,11 @@ class RolloutProgress:
 
     @property
     def harm_below(self) -> float | None:
-        """Gain below which the interval is below 0, and traffic returns to the champion."""
-        return None if self.gain is None or self.high is None else self.gain - self.high
+        """Gain below which traffic returns to the champion: the interval is below 0, and the challenger did not pass."""
+        if self.gain is None or self.high is None:
+            return None
+        harm, passes = self.gain - self.high, self.passes_above
+        return harm if passes is None else min(harm, passes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,20 @@
-"""Describe a rollout: the first sentence, the plan, the looks with their boundaries, the steps, guardrails and the uplift.
+"""Describe a rollout: the first sentence, the plan, the steps, the guardrails and the uplift; and its record in a replay."""
 
-A gain is the challenger's improvement of the primary metric over the champion, in units of the metric; positive is
-better, whatever the metric's direction. The intervals are sequential: they keep their level over all looks together
-(Jennison & Turnbull 2000, "Group Sequential Methods", ch. 9).
-"""
-
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 
 from tasks.policy.economics.costs import Budget
-from tasks.policy.records.profile import LARGEST
 from tasks.policy.records.replay import ReplayEvent, RolloutProgress
 from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.replay_story import METRIC_NAMES, counted, share_text
+from tasks.policy.reporting.rollout_looks import DAY, days_left, look_points
 from tasks.policy.rollout import verdict
 from tasks.policy.rollout.guardrails import MIN_TIMED, GuardrailEvidence, Guardrails, prediction_shift
-from tasks.policy.rollout.stages import RolloutMove, RolloutPolicy, RolloutState, RolloutStep
-from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict, days_to_go
-from tasks.policy.statistics.group_sequential import LEAST_STEP, boundaries
+from tasks.policy.rollout.stages import RolloutMove, RolloutPolicy, RolloutState
+from tasks.policy.rollout.verdict import Conclusion
 
-DAY = timedelta(days=1)
 CONCLUSIONS: dict[Conclusion, str] = {
     "undecided": "no verdict yet",
     "non_inferior": "no worse than the champion",
@@ -39,36 +31,6 @@ GUARDRAILS = {
     "slices": "metric in the worst slice",
 }
 NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """The gains that end a comparison at one time."""
-
-    at: datetime
-    passes_above: float | None
-    """Gain from which the challenger passes: its interval is then above minus the margin. None without a margin."""
-    harm_below: float
-    """Gain below which traffic returns to the champion: the interval is then below 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class LookPoint:
-    """One look at the labelled rows: the gain with its interval, and the boundaries that it was compared with."""
-
-    at: datetime
-    look: int
-    planned_looks: int
-    gain: float
-    low: float
-    high: float
-    boundary: Boundary
-    information: float
-    rows: int
-    paired: bool
-    """Whether both versions predicted the same rows; else the rows that each of them served are compared."""
-    conclusion: Conclusion
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +67,9 @@ class GuardrailRow:
         return {None: NOT_MEASURED, True: "breached", False: "within limit"}[self.breached]
 
 
-def step_name(step: RolloutStep) -> str:
-    """`shadow`, `canary 10 %`, `A/B test 5 %`."""
-    if step.mode == "shadow":
-        return step.mode
-    return f"{'A/B test' if step.mode == 'ab' else step.mode} {share_text(step.share)}"
-
-
 def metric_words(metric: str) -> str:
     """`log loss` for `log_loss`."""
     return METRIC_NAMES[metric].short if metric in METRIC_NAMES else metric.replace("_", " ")
-
-
-def accepted_margin(state: RolloutState, policy: RolloutPolicy) -> float | None:
-    """The margin that was planned with, else the policy's; None where neither is known."""
-    return state.plan.forecast.margin if state.plan.forecast else policy.verdict.margin
 
 
 def headline(state: RolloutState) -> str:
@@ -129,15 +79,15 @@ def headline(state: RolloutState) -> str:
     if state.status == "ended":
         return _ending(state)
     if state.status == "held":
-        return f"{version} is held in step {step_name(state.current)} until a person resumes or aborts it. {_first(reasons)}"
+        return f"{version} is held in step {state.current.name} until a person resumes or aborts it. {_first(reasons)}"
     if state.status == "awaiting_approval":
         return (
-            f"{version} passed step {step_name(state.current)} and waits for approval before it serves; champion "
+            f"{version} passed step {state.current.name} and waits for approval before it serves; champion "
             f"{plan.champion} serves all traffic. {_first(reasons[::-1])}"
         )
     if state.status == "passed":
         return f"{version} passed its rollout and will replace champion {plan.champion}. {_first(reasons[::-1])}"
-    parts = [_verdict_words(state), _looks_words(state), *_days_words(state)]
+    parts = [_verdict_words(state), looks_words(state), *_days_words(state)]
     return f"{version} {_place(state)} beside champion {plan.champion}: {', '.join(parts)}."
 
 
@@ -153,7 +103,8 @@ def _verdict_words(state: RolloutState) -> str:
     return CONCLUSIONS[state.verdict.conclusion if state.verdict else "undecided"]
 
 
-def _looks_words(state: RolloutState) -> str:
+def looks_words(state: RolloutState) -> str:
+    """`2 of 4 looks`, or `no look yet` where the number of looks is not planned."""
     if state.verdict:
         return f"{state.verdict.look} of {max(state.verdict.look, state.verdict.planned_looks)} looks"
     return f"0 of {state.plan.forecast.looks} looks" if state.plan.forecast else "no look yet"
@@ -163,21 +114,9 @@ def _days_words(state: RolloutState) -> tuple[str, ...]:
     days = days_left(state)
     if days is None:
         return ()
+    if state.verdict and state.verdict.information >= 1:
+        return ("at the planned end",)
     return (f"about {counted(round(days), 'day')} to go" if days >= 0.5 else "less than a day to go",)
-
-
-def days_left(state: RolloutState) -> float | None:
-    """Days until the planned information is reached: at the pace of the looks so far, before that as planned.
-
-    None without a forecast.
-    """
-    planned, tested = state.plan.forecast, [each for each in state.evidence if each.rows and not each.undefined]
-    if planned is None:
-        return None
-    if state.verdict and tested:
-        return max(0.0, days_to_go(state.verdict, planned, tested))
-    seen = state.looks[-1].at if state.looks else state.plan.started_at
-    return max(0.0, planned.days - (seen - state.plan.started_at) / DAY)
 
 
 def _ending(state: RolloutState) -> str:
@@ -187,7 +126,8 @@ def _ending(state: RolloutState) -> str:
     after, reason = f"after {_days_text((move.at - plan.started_at) / DAY)}", _first(move.reasons)
     rollout, serves = f"The rollout of version {plan.version}", f"champion {plan.champion} serves all traffic. {reason}"
     if move.end == "promoted":
-        return f"Version {plan.version} replaced champion {plan.champion} {after}. {reason}"
+        proof = as_sentence(state.verdict.reason) if state.verdict and state.is_proven else reason
+        return f"Version {plan.version} replaced champion {plan.champion} {after}. {proof}"
     if move.end == "inconclusive":
         return f"{rollout} ended without a verdict {after}; {serves}"
     if move.end == "aborted":
@@ -202,14 +142,16 @@ def _first(reasons: Sequence[str]) -> str:
 
 
 def _days_text(days: float) -> str:
-    """`12 days`, `6 hours`."""
+    """`12 days`, `6 hours`, `less than an hour`."""
+    if days * 24 < 0.5:
+        return "less than an hour"
     return counted(round(days), "day") if days >= 1 else counted(round(days * 24), "hour")
 
 
 def plan_sentences(state: RolloutState, policy: RolloutPolicy, metric: str) -> tuple[str, ...]:
     """The plan: units and days that the verdict needs, and the money at stake meanwhile."""
     plan, needed = state.plan, state.plan.forecast
-    steps = f"Steps: {', then '.join(map(step_name, plan.steps))}, then promotion."
+    steps = f"Steps: {', then '.join(step.name for step in plan.steps)}, then promotion."
     if needed is None:
         return (steps, "The rows and days that a verdict needs are not known, because there is no forecast.")
     units = counted(needed.units, "row") if plan.unit is None else f"{counted(needed.units, 'unit')} ({plan.unit})"
@@ -241,71 +183,6 @@ def horizon_warning(state: RolloutState, policy: RolloutPolicy) -> str | None:
     return as_sentence(warning) if warning else None
 
 
-def look_points(state: RolloutState, policy: RolloutPolicy) -> tuple[LookPoint, ...]:
-    """The looks at which a gain was measured with an interval, oldest first."""
-    margin = accepted_margin(state, policy)
-    return tuple(
-        _point(look.at, look.evidence, look.verdict, margin)
-        for look in state.looks
-        if look.evidence and look.verdict and _is_measured(look.evidence, look.verdict)
-    )
-
-
-def _is_measured(evidence: Evidence, judged: RolloutVerdict) -> bool:
-    return evidence.rows > 0 and not evidence.undefined and max(abs(judged.low), abs(judged.high)) < LARGEST
-
-
-def _point(at: datetime, found: Evidence, judged: RolloutVerdict, margin: float | None) -> LookPoint:
-    passes_above = None if margin is None else found.gain - judged.low - margin
-    return LookPoint(
-        at=at,
-        look=judged.look,
-        planned_looks=max(judged.look, judged.planned_looks),
-        gain=found.gain,
-        low=judged.low,
-        high=judged.high,
-        boundary=Boundary(at, passes_above, found.gain - judged.high),
-        information=judged.information,
-        rows=found.rows,
-        paired=found.paired,
-        conclusion=judged.conclusion,
-        reason=judged.reason,
-    )
-
-
-def expected_boundaries(state: RolloutState, policy: RolloutPolicy) -> tuple[Boundary, ...]:
-    """The boundaries at the looks that are left until the planned end, the latest look's first.
-
-    Empty where they are not known: without a forecast, once the rollout ended, or by another method.
-    """
-    planned, left, margin = state.plan.forecast, days_left(state), accepted_margin(state, policy)
-    if not planned or not left or margin is None or not state.is_active or policy.verdict.method != "group_sequential":
-        return ()
-    paired = state.evidence[-1].paired if state.evidence else True
-    points = [point for point in look_points(state, policy) if point.paired == paired and point.information > 0]
-    known = [point.information for point in points] or [1 / planned.looks]
-    if any(later - earlier < LEAST_STEP for earlier, later in pairwise([0.0, *known])) or known[-1] >= 1:
-        return ()
-    ahead = max(1, planned.looks - len(known))
-    shares = [*known, *(known[-1] + (1 - known[-1]) * step / ahead for step in range(1, ahead + 1))]
-    amounts = tuple(round(share, 6) for share in shares)
-    efficacy, harm = (boundaries(amounts, policy.verdict.tail, shape) for shape in ("obrien_fleming", "pocock"))
-    at = points[-1].at if points else state.plan.started_at + planned.days * known[-1] * DAY
-    end = at + left * DAY if points else state.plan.started_at + planned.days * DAY
-    error = _planned_error(planned)
-    found = [points[-1].boundary] if points else []
-    for share, passes, harms in list(zip(amounts, efficacy, harm, strict=True))[len(points) :]:
-        when = at + (end - at) * ((share - known[-1]) / (1 - known[-1]))
-        at_look = error / math.sqrt(share)
-        found.append(Boundary(when, passes * at_look - margin, -harms * at_look))
-    return tuple(found)
-
-
-def _planned_error(planned: RolloutForecast) -> float:
-    """Standard error of the gain at the planned information: of pairs, or of two arms."""
-    return planned.sigma * math.sqrt((1 if planned.effective_units is None else 2) / planned.information)
-
-
 def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
     """The steps that the rollout was in, in order, with what ended each."""
     visits, step, start, remarks = [], 0, state.plan.started_at, []
@@ -313,21 +190,21 @@ def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
         if move.step == step and move.status != "ended":
             remarks.append(f"{move.at:%Y-%m-%d} {_move_words(move)}")
             continue
-        ended_by = _move_words(move) if move.end or not move.reasons else "; ".join(map(as_sentence, move.reasons))
-        name, share = step_name(state.plan.steps[step]), state.plan.steps[step].share
+        ended_by = _move_words(move) if move.end or not move.reasons else " ".join(map(as_sentence, move.reasons))
+        name, share = state.plan.steps[step].name, state.plan.steps[step].share
         visits.append(StepVisit(name, share, start, move.at, ended_by, tuple(remarks)))
         step, start, remarks = move.step, move.at, []
     if state.is_active:
         current = state.plan.steps[step]
         status = state.status.replace("_", " ")
-        visits.append(StepVisit(step_name(current), current.share, start, None, status, tuple(remarks)))
+        visits.append(StepVisit(current.name, current.share, start, None, status, tuple(remarks)))
     return tuple(visits)
 
 
 def _move_words(move: RolloutMove) -> str:
     """`passed: gain +0.01 …`, `aborted by Ada: …`."""
     status = move.end or {"running": "resumed"}.get(move.status, move.status.replace("_", " "))
-    by = "" if move.by == "perennial" else f" by {move.by}"
+    by = "" if move.by in ("perennial", "unnamed") else f" by {move.by}"
     return f"{status}{by}: {'; '.join(move.reasons)}" if move.reasons else f"{status}{by}"
 
 
@@ -401,7 +278,7 @@ def _limit(share: float) -> str:
 
 def uplift(state: RolloutState, policy: RolloutPolicy, metric: str, budget: Budget) -> tuple[str, ...]:
     """What the challenger gains, in the metric and in USD, with intervals; empty while undecided or without labels."""
-    points = look_points(state, policy)
+    points = look_points(state)
     if not points or state.status in ("running", "held"):
         return ()
     last, words, level = points[-1], metric_words(metric), f"{policy.verdict.confidence * 100:g} %"
@@ -434,21 +311,20 @@ def progress(state: RolloutState | None) -> RolloutProgress | None:
     """Summarise a rollout for the record of a replayed window; None without one."""
     if state is None:
         return None
-    plan, move, judged = state.plan, state.end, state.verdict
-    found = next((look.evidence for look in reversed(state.looks) if look.verdict), None)
-    is_measured = found is not None and judged is not None and _is_measured(found, judged)
+    plan, move, judged, points = state.plan, state.end, state.verdict, look_points(state)
+    last = points[-1] if points else None
     planned = plan.forecast.looks if plan.forecast else 0
     return RolloutProgress(
         decision_id=plan.decision_id,
         version=plan.version,
         champion=plan.champion,
-        step=step_name(state.current),
+        step=state.current.name,
         share=share_changes(state)[-1][1],
         status=(move.end if move and move.end else state.status),
         reason=move.reasons[0] if move and move.reasons else judged.reason if judged else "",
-        gain=found.gain if found and is_measured else None,
-        low=judged.low if judged and is_measured else None,
-        high=judged.high if judged and is_measured else None,
+        gain=last.gain if last else None,
+        low=last.low if last else None,
+        high=last.high if last else None,
         margin=plan.forecast.margin if plan.forecast else None,
         look=judged.look if judged else 0,
         planned_looks=max(judged.look, judged.planned_looks) if judged else planned,
@@ -464,7 +340,7 @@ def rollout_events(before: RolloutState | None, after: RolloutState | None) -> t
     if before is not None and before.is_active and not same:
         events.append(ReplayEvent("superseded", f"version {before.plan.version}: by version {after.plan.version}"))
     if not same:
-        text = f"version {after.plan.version} in {step_name(after.plan.steps[0])} beside champion {after.plan.champion}"
+        text = f"version {after.plan.version} in {after.plan.steps[0].name} beside champion {after.plan.champion}"
         events.append(ReplayEvent("shadowed", text))
     seen = len(before.moves) if same and before is not None else 0
     steps = [0, *(move.step for move in after.moves)]
@@ -479,4 +355,4 @@ def _event(state: RolloutState, move: RolloutMove, advanced: bool) -> Iterator[R
     if move.end in ("returned", "inconclusive", "superseded"):
         yield ReplayEvent(move.end, f"{version}: {reasons}")
     elif advanced and move.end is None:
-        yield ReplayEvent("advanced", f"{version} to {step_name(state.plan.steps[move.step])}: {reasons}")
+        yield ReplayEvent("advanced", f"{version} to {state.plan.steps[move.step].name}: {reasons}")

@@ -16,7 +16,12 @@ from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Codes, Floats, Metric
-from tasks.policy.statistics.resampling import Resampling, bootstrap_means, cluster_error
+from tasks.policy.statistics.resampling import (
+    Resampling,
+    Uncertainty,
+    bootstrap_means,
+    cluster_uncertainty,
+)
 
 DRAWS = 2000
 """Bootstrap draws of a validation's intervals."""
@@ -267,8 +272,8 @@ class MatchedArms:
         found: Floats = each[self.strata, self.side] * rows
         return found
 
-    def error(self, losses: Floats) -> tuple[float, float]:
-        """Standard error of the difference of the weighted means of `losses` (n,), and Welch's degrees of freedom.
+    def uncertainty(self, losses: Floats) -> Uncertainty:
+        """Uncertainty of the difference of the weighted means of `losses` (n,), with Welch's degrees of freedom.
 
         The influence of a row has two parts: its distance from the mean of its arm and window, and the distance of the
         window's difference from the whole. The second is all there is where a window is one cluster.
@@ -280,24 +285,29 @@ class MatchedArms:
         own = np.where(self.side == 1, 1.0, -1.0) * corrected[self.strata, self.side]
         own *= losses - means[self.strata, self.side]
         spread = shares * (differences - shares @ differences) / counts.sum(axis=1)
-        degrees = (each - 1).sum(axis=0)
+        found = cluster_uncertainty(own + spread[self.strata], self.clusters)
+        return found._replace(degrees_of_freedom=self._degrees_of_freedom(own, (each - 1).sum(axis=0)))
+
+    def _degrees_of_freedom(self, influences: Floats, degrees: Codes) -> float:
+        """Welch's degrees of freedom, from those of both arms."""
         if not degrees.all():
-            freedom = float(self.clusters.max())
-        elif self.shared:
-            freedom = float(degrees.min())
-        else:
-            variances = np.array(
-                [cluster_error(own[self.side == s], self.clusters[self.side == s]) ** 2 for s in (0, 1)]
-            )
-            total = variances.sum() ** 2
-            freedom = float(total / (variances**2 / degrees).sum()) if total > 0 else float(degrees.min())
-        return cluster_error(own + spread[self.strata], self.clusters), freedom
+            return float(self.clusters.max())
+        arms = [cluster_uncertainty(influences[self.side == s], self.clusters[self.side == s]) for s in (0, 1)]
+        variances = np.array([arm.standard_error**2 for arm in arms])
+        if self.shared or not variances.any():
+            return float(degrees.min())
+        return float(variances.sum() ** 2 / (variances**2 / degrees).sum())
 
     @property
     def shared(self) -> bool:
         """Whether most clusters have rows in both arms, as days do."""
         sides = np.unique(self.clusters * 2 + self.side) // 2
         return 2 * int((np.bincount(sides) == 2).sum()) > self.units
+
+    @property
+    def repeated(self) -> bool:
+        """Whether clusters have several rows."""
+        return len(np.unique(self.clusters)) < len(self)
 
     @property
     def units(self) -> int:

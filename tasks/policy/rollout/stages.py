@@ -94,7 +94,10 @@ class RolloutStep:
 
     @property
     def name(self) -> str:
-        return self.mode if self.mode == "shadow" else f"{'A/B' if self.mode == 'ab' else self.mode} {self.share:.3g}"
+        """`shadow`, `canary 10 %`, `A/B 5 %`."""
+        if self.mode == "shadow":
+            return self.mode
+        return f"{'A/B' if self.mode == 'ab' else self.mode} {self.share * 100:.3g} %"
 
 
 @dataclass(frozen=True, slots=True)

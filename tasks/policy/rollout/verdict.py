@@ -23,7 +23,7 @@ from tasks.policy.statistics.group_sequential import WIDEST, boundaries, drift_f
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric, compute, row_losses
 from tasks.policy.statistics.numbers import beside
-from tasks.policy.statistics.resampling import cluster_error, jackknife_error
+from tasks.policy.statistics.resampling import Uncertainty, cluster_uncertainty, jackknife_uncertainty, skewed_quantile
 from tasks.policy.statistics.sequential import sequence_width
 
 Conclusion = Literal["non_inferior", "superior", "worse", "undecided"]
@@ -79,15 +79,14 @@ class Evidence:
     challenger: float
     degrees_of_freedom: float | None = None
     """Degrees of freedom of the standard error; None for a normal distribution."""
+    skewness: float = 0.0
+    """Skewness of the gain's distribution, from that of the clusters."""
     effective_units: float | None = None
     """Units of each of two equal arms with the same information; None where it is `units`, as for pairs."""
+    repeated: bool = False
+    """Whether clusters have several rows; if they are units that return, their number does not measure the information."""
     undefined: str = ""
     """Why the gain or its standard error is unknown; their values are then 0."""
-
-    @property
-    def information(self) -> float:
-        """Amount of information in units, comparable with a forecast's."""
-        return float(self.units) if self.effective_units is None else self.effective_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +116,7 @@ class RolloutForecast:
     exposed_usd: float | None = None
     """Cost of a challenger that is worse by the margin, for the traffic that it serves until then; None without a value."""
     effective_units: float | None = None
-    """The planned `Evidence.information`; None where it is `units`."""
-
-    @property
-    def information(self) -> float:
-        return float(self.units) if self.effective_units is None else self.effective_units
+    """The planned `Evidence.effective_units`; None where they are `units`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +131,8 @@ class RolloutVerdict:
     look: int
     planned_looks: int
     reason: str
+    days_left: float | None = None
+    """Days until the planned end, at the pace of the looks so far; None before the first test."""
 
 
 def why_not_paired(feedback: bool) -> str | None:
@@ -163,15 +160,16 @@ def paired_evidence(
     gain, units = sign * (challenger - champion), len(np.unique(clusters))
     old, new = (row_losses(metric, pairs.y_true, one) for one in (pairs.champion, pairs.challenger))
     if old is not None and new is not None:
-        error, degrees = cluster_error((sign * (new - old) - gain) / len(pairs), clusters), float(units - 1)
+        found = cluster_uncertainty((sign * (new - old) - gain) / len(pairs), clusters)
     else:
 
         def gain_of(rows: NDArray[np.bool_]) -> float:
             part = pairs.where(rows)
             return sign * (compute(metric, part.y_true, part.challenger) - compute(metric, part.y_true, part.champion))
 
-        error, degrees = jackknife_error(clusters, gain_of)
-    return _finite(Evidence(until, gain, error, units, len(pairs), True, champion, challenger, degrees))
+        found = jackknife_uncertainty(clusters, gain_of)
+    evidence = Evidence(until, gain, found.standard_error, units, len(pairs), True, champion, challenger)
+    return _with_uncertainty(evidence, found, repeated=units < len(pairs))
 
 
 def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, until: datetime) -> Evidence:
@@ -187,16 +185,17 @@ def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, 
     values, losses = arms.values(metric), arms.row_losses(metric)
     sign = 1.0 if metric.higher_is_better else -1.0
     if losses is not None:
-        error, degrees = arms.error(losses)
+        found = arms.uncertainty(sign * losses)
     else:
 
         def gain_of(rows: NDArray[np.bool_]) -> float:
             champion_value, challenger_value = arms.values(metric, rows)
             return sign * (challenger_value - champion_value)
 
-        error, degrees = jackknife_error(arms.clusters, gain_of)
+        found = jackknife_uncertainty(arms.clusters, gain_of)
     gain = sign * (values[1] - values[0])
-    return _finite(Evidence(until, gain, error, arms.units, len(arms), False, *values, degrees, arms.effective_units))
+    evidence = Evidence(until, gain, found.standard_error, arms.units, len(arms), False, *values)
+    return replace(_with_uncertainty(evidence, found, arms.repeated), effective_units=arms.effective_units)
 
 
 def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
@@ -204,10 +203,13 @@ def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
     return Evidence(until, 0.0, 0.0, 0, 0, paired, 0.0, 0.0, undefined=reason)
 
 
-def _finite(evidence: Evidence) -> Evidence:
-    """The same evidence; undefined and with zeros if JSON cannot hold its numbers."""
-    values = (evidence.gain, evidence.standard_error, evidence.champion, evidence.challenger)
-    if all(map(math.isfinite, values)):
+def _with_uncertainty(evidence: Evidence, found: Uncertainty, repeated: bool) -> Evidence:
+    """The evidence with the shape of its error; undefined, with zeros, if JSON cannot hold its numbers."""
+    evidence = replace(
+        evidence, degrees_of_freedom=found.degrees_of_freedom, skewness=found.skewness, repeated=repeated
+    )
+    numbers = (evidence.gain, evidence.standard_error, evidence.champion, evidence.challenger)
+    if all(map(math.isfinite, numbers)):
         return evidence
     champion, challenger = bounded(evidence.champion), bounded(evidence.challenger)
     reason = "the metric or its standard error is undefined on these rows"
@@ -293,27 +295,42 @@ def decide_verdict(
     Only looks of the same kind count, with pairs or between served arms. A loss that is shown to lie within the margin is
     accepted, as at validation, even where it is significant. After the planned end no further test is made.
     """
-    planned = forecast.information
     before = [look for look in earlier if look.paired == now.paired and look.until < now.until]
-    looks = [look for look in before if _untestable(look, planned) is None]
-    share, reason = now.information / planned, _untestable(now, planned)
+    looks = [look for look in before if _untestable(policy, forecast, look) is None]
+    share, reason = _information(policy, forecast, now), _untestable(policy, forecast, now)
     if reason is not None:
         text = f"no verdict, {len(looks)} of {forecast.looks} looks: {reason}"
         return RolloutVerdict("undecided", -LARGEST, LARGEST, share, len(looks), forecast.looks, text)
     looks.append(now)
     tested, count, efficacy, harm = _widths(policy, forecast, looks)
-    low = tested.gain - _student(efficacy, tested) * tested.standard_error
-    high = tested.gain + _student(harm, tested) * tested.standard_error
+    low = tested.gain - _quantile(policy, efficacy, tested) * tested.standard_error
+    high = tested.gain - _quantile(policy, -harm, tested) * tested.standard_error
     conclusion: Conclusion = "undecided"
     if count and low > -forecast.margin:
         conclusion = "superior" if low > 0 else "non_inferior"
     elif count and high < 0:
         conclusion = "worse"
     verdict = RolloutVerdict(conclusion, bounded(low), bounded(high), share, count, forecast.looks, "")
-    return replace(verdict, reason=_describe(verdict, forecast, looks, tested))
+    arrived = share - _information(policy, forecast, looks[0])
+    pace = (now.until - looks[0].until) / timedelta(days=1) / arrived if arrived > 0 else forecast.days
+    days = max(0.0, (1 - share) * pace)
+    return replace(verdict, days_left=days, reason=_describe(verdict, forecast, tested, days))
 
 
-def _untestable(evidence: Evidence, planned: float) -> str | None:
+def _information(policy: VerdictPolicy, forecast: RolloutForecast, evidence: Evidence) -> float:
+    """Information as a share of the planned: the number of units or, where units return, what the standard error shows.
+
+    A fleet of machines is complete on the first day, and yet each day adds information (Mehta & Tsiatis 2001, Drug
+    Information Journal 35:1095). Days do not return. Rounded, so that rollouts with the same looks share a cache.
+    """
+    planned = forecast.units if forecast.effective_units is None else forecast.effective_units
+    units = float(evidence.units) if evidence.effective_units is None else evidence.effective_units
+    if policy.cluster == "unit" and evidence.repeated and evidence.standard_error > 0:
+        units = (1 if evidence.paired else 2) * (forecast.sigma / evidence.standard_error) ** 2
+    return round(units / planned, 6)
+
+
+def _untestable(policy: VerdictPolicy, forecast: RolloutForecast, evidence: Evidence) -> str | None:
     """Why this evidence is not tested, else None. Such a look spends nothing of the level."""
     if not evidence.rows:
         return f"no traffic ({evidence.undefined})" if evidence.undefined else "no traffic"
@@ -321,7 +338,7 @@ def _untestable(evidence: Evidence, planned: float) -> str | None:
         return evidence.undefined
     if evidence.units < LEAST_UNITS:
         return f"{evidence.units} units, expected at least {LEAST_UNITS}"
-    if evidence.standard_error == 0 and evidence.information < planned:
+    if evidence.standard_error == 0 and _information(policy, forecast, evidence) < 1:
         return f"both versions did equally well on each of {evidence.units:,} units"
     return None
 
@@ -333,7 +350,7 @@ def _widths(
 
     The distances are those of `low` and of `high`, for a normal distribution.
     """
-    information = [round(look.information / forecast.information, 6) for look in looks]  # equal grids share a cache
+    information = [_information(policy, forecast, look) for look in looks]
     if policy.method == "confidence_sequence":
         width = float(sequence_width(information[-1], 2 * policy.tail))
         return looks[-1], len(looks), width, width
@@ -351,15 +368,20 @@ def _widths(
     return looks[tested[-1]], len(tested), efficacy, harm
 
 
-def _student(width: float, evidence: Evidence) -> float:
-    """The quantile of the t distribution that is exceeded as rarely as `width` is by a normal one."""
-    if evidence.degrees_of_freedom is None:
-        return width
-    return float(-scipy.special.stdtrit(evidence.degrees_of_freedom, scipy.special.ndtr(-width)))
+def _quantile(policy: VerdictPolicy, normal: float, evidence: Evidence) -> float:
+    """The value that the studentized gain exceeds as rarely as a normal one exceeds `normal`.
+
+    Student's for few clusters and, except in the plain t-test, corrected for skewness.
+    """
+    student = normal
+    if evidence.degrees_of_freedom is not None:
+        tail = scipy.special.ndtr(-abs(normal))
+        student = math.copysign(scipy.special.stdtrit(evidence.degrees_of_freedom, tail), normal)
+    return student if policy.method == "t_test" else float(skewed_quantile(student, evidence.skewness))
 
 
-def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence], tested: Evidence) -> str:
-    """The verdict in one sentence."""
+def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, tested: Evidence, days: float) -> str:
+    """The verdict in one sentence; `days` is how long the rollout still takes."""
     look = f"look {verdict.look} of {max(verdict.look, verdict.planned_looks)}"
     gain = f"the gain is {tested.gain:.4g}"
     if verdict.conclusion == "worse":
@@ -375,14 +397,5 @@ def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequenc
     )
     if verdict.information >= 1:
         return f"inconclusive, the planned {forecast.units:,} units are reached ({look}): {bounds}"
-    days = days_to_go(verdict, forecast, looks)
     done = look.removeprefix("look ")
     return f"inconclusive, {done} looks, about {days:,.0f} {'day' if round(days) == 1 else 'days'} to go: {bounds}"
-
-
-def days_to_go(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence]) -> float:
-    """Days to the planned end, at the pace of the looks so far; as planned where there is only one."""
-    left = 1 - verdict.information
-    days = (looks[-1].until - looks[0].until) / timedelta(days=1)
-    arrived = (looks[-1].information - looks[0].information) / forecast.information
-    return left * (days / arrived if arrived > 0 and days > 0 else forecast.days)

@@ -15,21 +15,21 @@ from tasks.policy.rollout.guardrails import (
     judge_guardrails,
 )
 from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import Evidence, ExpectedTraffic, decide_verdict, forecast
+from tasks.policy.rollout.verdict import Evidence, RolloutForecast, decide_verdict
 
 START = utc("2024-03-01T06:00")
 DAYS = 3.0
 SIGMA, MARGIN, ROWS = 0.39, 0.01, 3100
 SHADOW = RolloutPolicy(feedback=False)
 CANARY = RolloutPolicy(mode="canary", max_days=10)
+PLANNED = RolloutForecast(units=12_340, days=15.0, looks=5, margin=MARGIN, sigma=SIGMA)
 BINS = PredictionHistogram("8", (0.2, 0.4, 0.6), (0.4, 0.3, 0.2, 0.1), 5000)
 
 
 def started(policy: RolloutPolicy, version: str = "8") -> RolloutState:
     """Return a rollout that has no look yet; its forecast is that of the policy."""
-    share = policy.steps[-1].share or None
-    traffic = ExpectedTraffic(ROWS / DAYS, DAYS, share=share, usd_per_metric_unit=1000.0)
-    planned = forecast(policy.verdict, MARGIN, SIGMA, traffic)
+    served = policy.steps[-1].share > 0
+    planned = RolloutForecast(34_300, 60.0, 20, MARGIN, SIGMA, 60.0, 62_000.0) if served else PLANNED
     plan = Rollout("d" * 16, version, "7", policy.steps, None, "salt", START, planned, ("validated",))
     return RolloutState(plan)
 
@@ -44,8 +44,8 @@ def looked(state: RolloutState, policy: RolloutPolicy, gain: float, latency_s: f
     shares = tuple(share + chance.uniform(-0.02, 0.02) for share in BINS.shares)
     champion = ArmStatistics("7", ROWS, 1, 0, 0.02, 0.010, shares, BINS, 50)
     challenger = ArmStatistics("8", ROWS, 3, 0, 0.02, latency_s, shares, BINS, 50)
-    slices = (LabelledGain("origin=JFK", "log_loss", 0.45, 0.46, -0.01, 0.01, 900, accepted=0.05),)
-    calibration = LabelledGain("calibration", "ece", 0.021, 0.024, -0.003, 0.004, ROWS * number)
+    slices = (LabelledGain("origin=JFK", "log_loss", 0.45, 0.46, -0.01, 0.01, 900, 900, accepted=0.05),)
+    calibration = LabelledGain("calibration", "ece", 0.021, 0.024, -0.003, 0.004, ROWS * number, ROWS * number)
     answers = GuardrailEvidence(window, champion, challenger, LabelledEvidence(number, calibration, slices))
     look = RolloutLook(
         rollout=state.plan.decision_id,

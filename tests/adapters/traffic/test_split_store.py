@@ -16,7 +16,7 @@ from tasks.policy.rollout.traffic import TrafficSplit
 from tests.support.object_store import object_store, on_each_store
 
 MODEL = "churn"
-CANARY = TrafficSplit(MODEL, "7", "8", "canary", 0.1, "customer", "salt", "canary 0.1", utc("2026-01-05"), "d1")
+CANARY = TrafficSplit(MODEL, "7", "8", "canary", 0.1, "customer", "salt", "canary 10 %", utc("2026-01-05"), "d1")
 
 
 def files() -> list[str]:

@@ -55,6 +55,12 @@ def test_a_request_is_predicted_as_the_scorer_does_at_every_size():
         assert version.predict(rows.slice(0, size).to_pylist()) == scorer.predict(rows.slice(0, size)).tolist()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_intercept_is_exact_for_every_share_of_positives(seed):
+    """NumPy's logarithm differs from XGBoost's in the last bit, for some shares."""
+    assert ServedVersion.of("1", estimators.fit(make_config(), make_rows(seed=seed)).scorer).evaluator is not None
+
+
 @pytest.mark.parametrize("parameters", [{"booster": "dart"}, {"objective": "count:poisson"}])
 def test_other_boosters_are_left_to_xgboost(parameters):
     rows = make_rows("regression")

@@ -10,12 +10,9 @@ from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.profile import LARGEST
 from tasks.policy.records.replay import ReplayWindow, RolloutProgress
 from tasks.policy.reporting.rollout import (
-    days_left,
-    expected_boundaries,
     guardrail_rows,
     headline,
     horizon_warning,
-    look_points,
     plan_sentences,
     progress,
     rollout_events,
@@ -23,6 +20,7 @@ from tasks.policy.reporting.rollout import (
     step_visits,
     uplift,
 )
+from tasks.policy.reporting.rollout_looks import days_left, expected_boundaries, look_points
 from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence, LabelledEvidence, LabelledGain
 from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
 from tasks.policy.rollout.verdict import (
@@ -123,28 +121,40 @@ def test_every_status_has_a_sentence(status, end, expected):
     assert headline(moved(RUNNING, move(9, status, end=end, by="Ada"))) == expected
 
 
+def test_promoted_rollout_quotes_the_verdict_that_proved_it():
+    state = replace(RUNNING, looks=(*LOOKS, look(4, 0.006, 0.005, "non_inferior")))
+    assert headline(moved(state, move(12, "ended", reason="the validation passed", end="promoted"))) == (
+        "Version 8 replaced champion 7 after 12 days. Gain +0.006."
+    )
+    assert headline(state).endswith("no worse than the champion, 4 of 4 looks, at the planned end.")
+
+
 def test_days_left_follow_the_pace_of_the_labels():
     assert days_left(RUNNING) == pytest.approx(6)  # half of the information in 6 days
     assert days_left(replace(RUNNING, looks=(look(4, 0, 0.01),))) == 0
 
 
 def test_boundaries_follow_from_the_interval():
-    boundary = look_points(RUNNING, SHADOW)[1].boundary
+    boundary = look_points(RUNNING)[1].boundary
     assert boundary.passes_above == pytest.approx(0.02 - 0.01)  # half width minus margin
     assert boundary.harm_below == pytest.approx(-0.02)
     without = replace(RUNNING, plan=replace(PLAN, forecast=None))
-    assert look_points(without, SHADOW)[1].boundary.passes_above is None
+    assert look_points(without) == ()
+    narrow = look_points(replace(RUNNING, looks=(look(4, 0.0, 0.002),)))[0].boundary
+    assert narrow.harm_below == narrow.passes_above == pytest.approx(-0.008)  # passing takes precedence
+    again = replace(LOOKS[1], at=LOOKS[1].at + DAY)
+    assert len(look_points(replace(RUNNING, looks=(*LOOKS, again)))) == 2  # nothing was tested the last time
     untested = replace(LOOKS[0], verdict=replace(LOOKS[0].verdict, low=-LARGEST, high=LARGEST))
     unknown = replace(LOOKS[0], evidence=unknown_evidence(START, paired=True, reason="no labelled rows yet"))
-    assert look_points(replace(RUNNING, looks=(untested, unknown)), SHADOW) == ()
+    assert look_points(replace(RUNNING, looks=(untested, unknown))) == ()
     assert progress(replace(RUNNING, looks=(untested,))).gain is None
 
 
 def test_boundaries_are_expected_to_narrow_until_the_planned_end():
     first, third, last = expected_boundaries(RUNNING, SHADOW)
-    assert first == look_points(RUNNING, SHADOW)[1].boundary
+    assert first == look_points(RUNNING)[1].boundary
     assert (third.at, last.at) == (LOOKS[1].at + 3 * DAY, LOOKS[1].at + 6 * DAY)
-    error = 0.39 / 12_400**0.5
+    error = 0.01 * 0.5**0.5  # at the planned end: half of the information has a standard error of 0.01
     # Lan-DeMets bounds of 4 equal looks at 0.025 one-sided: O'Brien-Fleming 2.359 and 2.014, Pocock 2.358 and 2.350
     assert third.passes_above == pytest.approx(2.359 * error / 0.75**0.5 - 0.01, abs=1e-5)
     assert (last.passes_above, last.harm_below) == (
@@ -152,7 +162,7 @@ def test_boundaries_are_expected_to_narrow_until_the_planned_end():
     )  # fmt: skip
     planned = expected_boundaries(RolloutState(PLAN), SHADOW)
     assert [each.at for each in planned] == [START + days * DAY for days in (3, 6, 9, 12)]
-    assert planned[-1].passes_above == last.passes_above
+    assert planned[-1].passes_above == pytest.approx(2.014 * 0.39 / 12_400**0.5 - 0.01, abs=1e-5)
     anytime = SHADOW.model_copy(update={"verdict": VerdictPolicy(method="confidence_sequence")})
     assert expected_boundaries(RUNNING, anytime) == expected_boundaries(PROMOTED, SHADOW) == ()
 
@@ -220,10 +230,10 @@ def test_guardrails_show_value_limit_and_verdict():
 
 def test_breached_guardrails_come_first_with_their_reason():
     slices = tuple(
-        LabelledGain(f"carrier={name}", "log_loss", 0.4, 0.4 - gain, gain, 0.01, 500, accepted=0.05)
+        LabelledGain(f"carrier={name}", "log_loss", 0.4, 0.4 - gain, gain, 0.01, 500, 500, accepted=0.05)
         for name, gain in (("AA", 0.02), ("B6", -0.2))
     )
-    calibration = LabelledGain("calibration", "ece", 0.02, 0.03, -0.01, 0.01, 1000)
+    calibration = LabelledGain("calibration", "ece", 0.02, 0.03, -0.01, 0.01, 1000, 1000)
     found = replace(LOOKS[1].guardrails, labelled=LabelledEvidence(1, calibration, slices))
     breached = replace(LOOKS[1], guardrails=found, breaches=(Breach("slices", "carrier=B6 loses 0.2"),))
     first, *others = guardrail_rows(replace(RUNNING, looks=(*LOOKS, breached)), SHADOW.guardrails)

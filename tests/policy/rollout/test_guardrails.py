@@ -6,16 +6,27 @@ import numpy as np
 import pytest
 
 from tasks.policy.records.base import Window, from_json, to_json, utc
-from tasks.policy.rollout.comparison import prediction_histogram, shares_in
+from tasks.policy.rollout.comparison import (
+    ServedArm,
+    calibration_errors,
+    calibration_residuals,
+    prediction_histogram,
+    shares_in,
+)
 from tasks.policy.rollout.guardrails import (
     ArmStatistics,
     GuardrailEvidence,
     Guardrails,
     LabelledEvidence,
     LabelledGain,
+    gain_in_slice,
     judge_guardrails,
     level_of_look,
+    paired_calibration_gain,
+    served_calibration_gain,
 )
+from tasks.policy.rollout.verdict import Evidence, unknown_evidence
+from tasks.policy.statistics.intervals import PairedPredictions
 
 WINDOW = Window(utc("2024-03-01"), utc("2024-03-02"))
 ROWS = 2000
@@ -220,3 +231,62 @@ def test_good_challengers_of_few_rows_pass(draw):
             challenger = answers("4", predictions(1000 * draw + seed, rows), predictions(4))
             challenger = replace(challenger, refused=int(random.binomial(rows, 0.005)))
             assert judge_guardrails(POLICY, replace(EVIDENCE, challenger=challenger)) == ()
+
+
+def calibrated(rows: int, seed: int, sharper: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return (labels, predictions); `sharper` than 1 is overconfident."""
+    random = np.random.default_rng(seed)
+    score = random.normal(size=rows)
+    return (random.random(rows) < 1 / (1 + np.exp(-score))).astype(float), 1 / (1 + np.exp(-sharper * score))
+
+
+def served(rows: int, seed: int, sharper: float = 1.0) -> ServedArm:
+    y_true, y_pred = calibrated(rows, seed, sharper)
+    return ServedArm(y_true, y_pred, np.array([f"{seed}-{row}" for row in range(rows)]), np.array(["week 1"] * rows))
+
+
+def test_calibration_error_by_hand():
+    """Two bins of two equal predictions: |0.5 - 0.1| and |1 - 0.8|, each half of the rows."""
+    residuals = calibration_residuals(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0.1, 0.1, 0.8, 0.8]))
+    assert np.abs(residuals.mean(axis=0)).sum() == pytest.approx(0.5 * 0.4 + 0.5 * 0.2)
+
+
+def test_calibration_error_of_several_classes_is_that_of_the_most_probable():
+    y_pred = np.array([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]])
+    residuals = calibration_residuals(np.array([0.0, 2.0]), y_pred)
+    assert np.abs(residuals.mean(axis=0)).sum() == pytest.approx(0.2)
+
+
+def test_the_same_predictions_have_no_calibration_gain():
+    y_true, y_pred = calibrated(500, 1)
+    found = paired_calibration_gain(PairedPredictions(y_true, y_pred, y_pred), np.arange(500) // 5)
+    assert (found.gain, found.standard_error, found.p_value) == (0.0, 0.0, 1.0)
+    assert (found.rows, found.degrees_of_freedom) == (500, 99)
+
+
+def test_fewer_rows_do_not_look_miscalibrated():
+    """A perfect model of 300 rows has a larger error than one of 9,000, which is not its fault."""
+    large, small = served(9000, 1), served(300, 2)
+    errors = [calibration_errors(arm.y_true, arm.y_pred, arm.clusters)[0] for arm in (large, small)]
+    assert errors[1] > 2 * errors[0]
+    found = served_calibration_gain(large, small)
+    assert (found.rows, abs(found.gain) < 2 * found.standard_error) == (300, True)
+    assert replace(found, accepted=0.0).p_value > 0.05
+
+
+def test_an_overconfident_arm_is_found():
+    found = served_calibration_gain(served(9000, 1), served(1000, 2, sharper=4.0))
+    assert breached(labelled(calibration=found)) == {"calibration"}
+
+
+def test_few_rows_have_no_calibration():
+    assert served_calibration_gain(served(9000, 1), served(99, 2)) is None
+    elsewhere = replace(served(500, 2), strata=np.array(["week 2"] * 500))
+    assert served_calibration_gain(served(500, 1), elsewhere) is None
+
+
+def test_a_slice_without_evidence_is_not_judged():
+    evidence = Evidence(WINDOW.end, -0.2, 0.01, 500, 500, True, 0.5, 0.7)
+    assert gain_in_slice("origin=JFK", "log_loss", evidence, 0.05).p_value < 1e-6
+    assert gain_in_slice("origin=JFK", "log_loss", replace(evidence, units=9), 0.05) is None
+    assert gain_in_slice("origin=JFK", "log_loss", unknown_evidence(WINDOW.end, True, "no rows"), 0.05) is None

@@ -41,9 +41,9 @@ def moved(at: RolloutState, found: RolloutLook, policy: RolloutPolicy = CANARY) 
 
 
 def test_steps_follow_from_feedback_and_mode():
-    assert [step.name for step in RolloutPolicy().steps] == ["shadow", "canary 0.1", "canary 0.5"]
+    assert [step.name for step in RolloutPolicy().steps] == ["shadow", "canary 10 %", "canary 50 %"]
     assert [step.name for step in RolloutPolicy(feedback=False).steps] == ["shadow"]
-    assert [step.name for step in RolloutPolicy(mode="ab").steps] == ["shadow", "A/B 0.05"]
+    assert [step.name for step in RolloutPolicy(mode="ab").steps] == ["shadow", "A/B 5 %"]
     assert RolloutPolicy(mode="none").steps == ()
 
 

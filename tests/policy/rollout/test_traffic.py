@@ -12,7 +12,7 @@ from tasks.policy.records.base import from_json, to_json, utc
 from tasks.policy.rollout.stages import RolloutPolicy
 from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, TrafficSplit, canonical_unit, position
 
-CANARY = TrafficSplit("churn", "7", "8", "canary", 0.1, "customer", "d1", "canary 0.1", utc("2026-01-05"), "d1")
+CANARY = TrafficSplit("churn", "7", "8", "canary", 0.1, "customer", "d1", "canary 10 %", utc("2026-01-05"), "d1")
 UNITS = st.text() | st.integers() | st.floats() | st.booleans()
 
 

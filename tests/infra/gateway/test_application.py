@@ -1,0 +1,321 @@
+"""The application: who answers, what clients see when a version fails, limits, the key and the metrics."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from infra.gateway.application import ApiKey
+from infra.gateway.requests import MAX_BODY_BYTES
+from infra.gateway.versions import ServedVersion
+from tasks.adapters import lake, registry
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import GatewayError
+from tests.support.gateway import NAME, ROW, ask, gateway_of, prepare, request, split_traffic
+from tests.support.trained_models import make_config, prepare_registry
+
+AT = "2024-05-02T10:00:00Z"
+CANARY = {"mode": "canary", "share": 0.5}
+ROWS = [ROW | {"id": f"r{number}", "x": number / 10, "time": AT} for number in range(40)]
+
+
+@pytest.fixture
+def config(workspace):
+    return prepare(workspace)
+
+
+def predicted(number: str, *rows) -> list[float]:
+    """Predictions of a version, by its scorer."""
+    columns = {name: [row[name] for row in rows] for name in ("x", "noise", "colour", "flag")}
+    scorer = registry.version_files.load_scorer(registry.version(NAME, number))
+    return scorer.predict(pa.table(columns)).tolist()
+
+
+def logged(gateway, at: str = AT) -> pa.Table:
+    """Land the log and read it from the lake."""
+    service = gateway.services[NAME]
+    service.log.close_segment()
+    service.log.land()
+    return lake.read_predictions(service.follower.config, service.follower.config.window_at(utc(at)))
+
+
+class Broken:
+    """An estimator that raises or returns a constant."""
+
+    def __init__(self, outcome) -> None:
+        self.outcome = outcome
+
+    def predict_proba(self, matrix):
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return [[0.0, self.outcome]] * len(matrix)
+
+
+def break_version(gateway, role: str, outcome) -> None:
+    """Let the version with this role fail from now on."""
+    follower = gateway.services[NAME].follower
+    version = getattr(follower.serving, role)
+    fails = ServedVersion(version.number, replace(version.scorer, pipeline=[Broken(outcome)]), version.encoder)
+    follower.serving = replace(follower.serving, **{role: fails})
+
+
+def by_role(log: pa.Table) -> dict[str, int]:
+    return {role: log["role"].to_pylist().count(role) for role in set(log["role"].to_pylist())}
+
+
+def test_the_champion_answers_as_its_scorer_and_is_logged(config):
+    gateway = gateway_of(config)
+    answer = ask(gateway, ROWS[0], ROWS[1] | {"x": None})
+    assert answer.json() == {"predictions": predicted("1", ROWS[0], ROWS[1] | {"x": None})}
+    assert answer.headers["x-model-version"] == "1"
+    log = logged(gateway)
+    assert log.select(["id", "model_version", "role", "step", "error"]).to_pylist() == [
+        {"id": each, "model_version": "1", "role": "champion", "step": "", "error": None} for each in ("r0", "r1")
+    ]
+    assert log["prediction"].to_pylist() == answer.json()["predictions"]
+    assert set(log["request_id"].to_pylist()) == {answer.headers["x-request-id"]}
+    assert all(0 < seconds < 1 for seconds in log["latency_s"].to_pylist())
+    assert set(log["time"].to_pylist()) == {utc(AT)}
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_other_tasks_are_answered_and_logged(workspace, task):
+    gateway = gateway_of(prepare(workspace, task, versions=1))
+    answer = ask(gateway, ROWS[0]).json()["predictions"]
+    assert len(answer) == 1
+    service = next(iter(gateway.services.values()))
+    service.log.close_segment()
+    assert service.log.land() == 1
+    config = service.follower.config
+    assert lake.read_predictions(config, config.window_at(utc(AT)))["prediction"].to_pylist() == answer
+
+
+def test_the_challenger_answers_the_units_of_its_share(config):
+    split = split_traffic(config, **CANARY)
+    gateway = gateway_of(config)
+    answer = ask(gateway, *ROWS)
+    roles = [split.role_of(row["id"]) for row in ROWS]
+    assert {"champion", "challenger"} == set(roles)
+    both = zip(roles, predicted("1", *ROWS), predicted("2", *ROWS), strict=True)
+    assert answer.json()["predictions"] == [ours if role == "champion" else other for role, ours, other in both]
+    assert answer.headers["x-model-version"] == "1,2"
+    log = {row["id"]: (row["role"], row["model_version"], row["step"]) for row in logged(gateway).to_pylist()}
+    expected = {"champion": ("champion", "1", "canary 0.5"), "challenger": ("challenger", "2", "canary 0.5")}
+    assert log == {row["id"]: expected[role] for row, role in zip(ROWS, roles, strict=True)}
+
+
+@pytest.mark.parametrize("change", [{"share": 0.0}, {"mode": "none"}])
+def test_a_challenger_without_a_share_gets_no_request(config, change):
+    split_traffic(config, **CANARY | change)
+    gateway = gateway_of(config)
+    ask(gateway, *ROWS)
+    assert by_role(logged(gateway)) == {"champion": len(ROWS)}
+
+
+def test_all_rows_of_a_unit_are_answered_by_one_version(config):
+    split = split_traffic(config, unit="customer", **CANARY)
+    gateway = gateway_of(config)
+    for row in ROWS[:30]:
+        ask(gateway, row | {"customer": f"c{int(row['x'] * 10) % 3}"})
+    roles = {(row["unit"], row["role"]) for row in logged(gateway).to_pylist()}
+    assert roles == {(unit, split.role_of(unit)) for unit in ("c0", "c1", "c2")}
+
+
+@pytest.mark.parametrize("row", [{"customer": None}, {}], ids=["null", "absent"])
+def test_a_row_without_its_unit_gets_the_champion(config, row):
+    split_traffic(config, unit="customer", mode="canary", share=0.999)
+    gateway = gateway_of(config)
+    assert ask(gateway, ROWS[0] | row).headers["x-model-version"] == "1"
+
+
+def test_without_an_id_the_request_is_the_unit(config):
+    split = split_traffic(config, **CANARY)
+    gateway = gateway_of(config)
+    row = {name: value for name, value in ROWS[0].items() if name != "id"}
+    for number in range(10):
+        answer = request(gateway, "/invocations", {"inputs": [row]}, x_request_id=f"mine-{number}")
+        wanted = "1" if split.role_of(f"mine-{number}") == "champion" else "2"
+        assert (answer.headers["x-request-id"], answer.headers["x-model-version"]) == (f"mine-{number}", wanted)
+    assert logged(gateway)["id"].null_count == 10
+
+
+@pytest.mark.parametrize("outcome", [RuntimeError("boom"), MemoryError(), float("nan")], ids=repr)
+def test_where_the_challenger_fails_the_champion_answers(config, outcome):
+    split = split_traffic(config, **CANARY)
+    gateway = gateway_of(config)
+    break_version(gateway, "challenger", outcome)
+    answer = ask(gateway, *ROWS)
+    assert answer.json()["predictions"] == predicted("1", *ROWS)
+    assert answer.headers["x-model-version"] == "1"
+    failed = [row for row in logged(gateway).to_pylist() if row["error"]]
+    assert {row["id"] for row in failed} == {row["id"] for row in ROWS if split.role_of(row["id"]) == "challenger"}
+    assert {(row["role"], row["model_version"], row["prediction"]) for row in failed} == {("challenger", "2", None)}
+    assert "boom" not in failed[0]["error"]
+    assert f'failed_rows_total{{model="{NAME}",role="challenger",version="2"}} {len(failed)}' in metrics_of(gateway)
+
+
+def test_a_shadow_predicts_every_row_and_serves_none(config):
+    split_traffic(config, mode="shadow", share=0.0, step="shadow")
+    gateway = gateway_of(config)
+    assert ask(gateway, *ROWS).json()["predictions"] == predicted("1", *ROWS)
+    log = logged(gateway).to_pylist()
+    shadow = {row["id"]: row["prediction"] for row in log if row["role"] == "shadow"}
+    assert shadow == {row["id"]: found for row, found in zip(ROWS, predicted("2", *ROWS), strict=True)}
+    assert len(log) == 2 * len(ROWS)
+
+
+def test_a_shadow_that_fails_changes_no_answer(config):
+    split_traffic(config, mode="shadow", share=0.0, step="shadow")
+    gateway = gateway_of(config)
+    break_version(gateway, "challenger", RuntimeError("boom"))
+    assert ask(gateway, ROWS[0]).json()["predictions"] == predicted("1", ROWS[0])
+    failed = [row["role"] for row in logged(gateway).to_pylist() if row["error"]]
+    assert failed == ["shadow"]
+
+
+def test_where_the_champion_fails_the_client_is_told_and_it_is_logged(config):
+    gateway = gateway_of(config)
+    break_version(gateway, "champion", RuntimeError("boom"))
+    answer = ask(gateway, ROWS[0])
+    assert answer.status_code == 500
+    assert answer.json()["error_code"] == "INTERNAL_ERROR"
+    assert "version 1 failed: RuntimeError" in answer.json()["message"]
+    assert [row["prediction"] for row in logged(gateway).to_pylist()] == [None]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": "secret"}, "row 1: column x: is text, expected an integer or decimal number"),
+        ({"flag": 3}, "row 1: column flag: is a number, expected a boolean"),
+        ({"time": "secret"}, "row 1: column time: is text that is no time, expected ISO 8601"),
+        ({"time": "2999-01-01"}, "row 1: column time: lies in the future"),
+        ({"id": []}, "row 1: column id: is a list"),
+    ],
+)
+def test_a_bad_row_is_refused_by_number_and_name(config, change, message):
+    gateway = gateway_of(config)
+    answer = ask(gateway, ROWS[0], ROWS[1] | change)
+    assert answer.status_code == 400
+    assert answer.json()["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert message in answer.json()["message"]
+    assert "secret" not in answer.text
+
+
+def test_refused_rows_are_logged_without_their_values(config):
+    gateway = gateway_of(config)
+    ask(gateway, ROWS[0] | {"x": "secret"})
+    row = logged(gateway).to_pylist()[0]
+    assert (row["id"], row["role"], row["prediction"]) == ("r0", "champion", None)
+    assert "column x: is text" in row["error"]
+    assert "secret" not in row["error"]
+
+
+def test_a_missing_column_is_named(config):
+    row = {name: value for name, value in ROW.items() if name != "colour"}
+    answer = ask(gateway_of(config), row)
+    assert (answer.status_code, "row 0: column colour: is missing" in answer.json()["message"]) == (400, True)
+
+
+def test_too_large_a_body_is_refused(config):
+    answer = request(gateway_of(config), "/invocations", b" " * (MAX_BODY_BYTES + 1))
+    assert answer.status_code == 413
+
+
+def test_another_content_type_is_refused(config):
+    """A web page may send text/plain to any address without asking; JSON it may not."""
+    answer = request(gateway_of(config), "/invocations", b"{}", content_type="text/plain")
+    assert answer.status_code == 415
+
+
+def test_other_methods_and_pages_are_refused(config):
+    gateway = gateway_of(config)
+    assert request(gateway, "/invocations").status_code == 405
+    found = request(gateway, "/models/other/invocations", {"inputs": [ROW]})
+    assert found.status_code == 404
+    assert f"expected POST /models/{NAME}/invocations" in found.json()["message"]
+
+
+def test_several_models_have_an_address_each(workspace):
+    configs = [prepare(workspace, versions=1)]
+    gateway = gateway_of(*configs, make_config("regression"))
+    assert request(gateway, f"/models/{NAME}/invocations", {"inputs": [ROW]}).status_code == 200
+    assert request(gateway, "/invocations", {"inputs": [ROW]}).status_code == 404
+    answer = request(gateway, "/models/regression_model/invocations", {"inputs": [ROW]})
+    assert answer.status_code == 503
+    assert "perennial run retrain --model regression_model" in answer.json()["message"]
+
+
+def test_only_requests_with_the_key_are_answered(config, tmp_path):
+    path = tmp_path / "key"
+    path.write_text("first key, long enough\n")
+    path.chmod(0o600)
+    key = ApiKey(path)
+    key.read()
+    gateway = gateway_of(config, key=key)
+    body = {"inputs": [ROW]}
+
+    def status(header: str) -> int:
+        return request(gateway, "/invocations", body, authorization=header).status_code
+
+    assert [status("Bearer first key, long enough"), status("Bearer other"), status(""), status("Bearer ")] == [
+        200, 401, 401, 401
+    ]  # fmt: skip
+    assert request(gateway, "/health").status_code == 200
+    assert request(gateway, "/metrics").status_code == 401
+    path.write_text("second key, long enough")
+    key.refresh()
+    assert [status("Bearer first key, long enough"), status("Bearer second key, long enough")] == [401, 200]
+    path.write_text("")
+    key.refresh()
+    assert status("Bearer second key, long enough") == 200
+    assert "key" not in repr(key).replace("key'", "")
+
+
+@pytest.mark.parametrize(("text", "mode", "message"), [("short", 0o600, "at least 16"), ("x" * 20, 0o644, "chmod 600")])
+def test_a_weak_key_is_refused(tmp_path, text, mode, message):
+    path = tmp_path / "key"
+    path.write_text(text)
+    path.chmod(mode)
+    with pytest.raises(GatewayError, match=message):
+        ApiKey(path).read()
+
+
+def metrics_of(gateway) -> str:
+    return request(gateway, "/metrics").text
+
+
+def test_metrics_count_by_version_and_role(config):
+    split_traffic(config, **CANARY)
+    gateway = gateway_of(config)
+    ask(gateway, *ROWS)
+    ask(gateway, {})
+    text = metrics_of(gateway)
+    served = {role: float(text.split(f'rows_total{{model="{NAME}",role="{role}",version="{number}"}} ')[1].split()[0])
+              for role, number in (("champion", "1"), ("challenger", "2"))}  # fmt: skip
+    assert sum(served.values()) == len(ROWS)
+    assert f'perennial_gateway_requests_total{{model="{NAME}",status="200"}} 1.0' in text
+    assert f'perennial_gateway_requests_total{{model="{NAME}",status="400"}} 1.0' in text
+    assert f'prediction_seconds_count{{model="{NAME}",role="champion",version="1"}} 1.0' in text
+    assert f'perennial_gateway_unwritten_rows{{model="{NAME}"}}' in text
+
+
+def test_ready_names_who_answers_and_refuses_while_draining(config):
+    split_traffic(config, **CANARY)
+    gateway = gateway_of(config)
+    ready = request(gateway, "/ready")
+    assert (ready.status_code, ready.json()["models"][NAME]) == (
+        200, {"champion": "1", "challenger": "2", "share": 0.5, "step": "canary 0.5"}
+    )  # fmt: skip
+    gateway.is_draining = True
+    assert request(gateway, "/ready").status_code == 503
+    assert request(gateway, "/health").status_code == 200
+    answer = ask(gateway, ROW)
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+def test_without_a_champion_nothing_is_ready(workspace):
+    prepare_registry(workspace)
+    gateway = gateway_of(make_config())
+    assert request(gateway, "/ready").status_code == 503
+    assert ask(gateway, ROW).status_code == 503
