@@ -46,11 +46,11 @@ def state() -> RolloutState:
 
 def test_weights_follow_the_steps(tmp_path, begin, up):
     model = begin_rollout(begin, tmp_path, **controlled(up))
-    assert (state().current.name, share(up)) == ("shadow", 0.0)
+    assert (state().current.mode, share(up)) == ("shadow", 0.0)
     serve(model, 27)
-    assert (state().current.name, share(up)) == ("canary 0.2", pytest.approx(0.2, abs=0.002))
+    assert (state().current.share, share(up)) == (0.2, pytest.approx(0.2, abs=0.002))
     serve(model, 29)
-    assert (state().current.name, share(up)) == ("canary 0.5", 0.5)
+    assert (state().current.share, share(up)) == (0.5, 0.5)
 
 
 def test_weights_that_a_restart_reset_are_set_by_the_next_run(tmp_path, begin, up):
