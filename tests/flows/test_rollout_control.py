@@ -23,10 +23,10 @@ pytestmark = [needs_haproxy, pytest.mark.usefixtures("prefect_server")]
 @pytest.fixture
 def up() -> Iterator[Haproxy]:
     """haproxy in front of servers that answer as versions 1 and 2."""
-    with TemporaryDirectory(prefix="haproxy-") as folder:
-        with running_haproxy(Path(folder), ModelServer("1"), ModelServer("2")) as running:
-            running.control = running.control.model_copy(update={"timeout_s": 0.5, "probes": 100})
-            yield running
+    servers = ModelServer("1"), ModelServer("2")
+    with TemporaryDirectory(prefix="haproxy-") as folder, running_haproxy(Path(folder), *servers) as running:
+        running.control = running.control.model_copy(update={"timeout_s": 0.5, "probes": 100})
+        yield running
 
 
 def controlled(up: Haproxy) -> dict[str, str]:
