@@ -77,7 +77,7 @@ chaos: $(READY) ## kill every process at every boundary, break its services, and
 attack: $(READY) ## try attacks (web pages, forged events, swapped files, look-alike names) and print one row each
 	@$(BIN)/python -m tests.attacks
 
-drill: $(READY) ## give bad challengers a part of live traffic and measure how soon they lose it (15 minutes)
+drill: $(READY) ## give bad challengers a part of live traffic and measure how soon they lose it (20 minutes)
 	@$(BIN)/python -m tests.drill
 
 e2e: $(READY) ## run the full loop on a real server and time each step
