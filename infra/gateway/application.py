@@ -57,6 +57,7 @@ class ApiKey:
 
     path: Path
     _key: bytes = field(default=b"", repr=False)
+    _fault: str = ""
 
     def read(self) -> None:
         """Read the file. Raises GatewayError if it is unreadable, too short, or others may read it."""
@@ -74,10 +75,14 @@ class ApiKey:
 
     def refresh(self) -> None:
         """Read the file again; one that cannot be used leaves the last key in force."""
+        fault = ""
         try:
             self.read()
         except GatewayError as error:
-            logger.warning("the key stays as it was: %s", error)
+            fault = str(error)
+        if fault and fault != self._fault:
+            logger.warning("the key stays as it was: %s", fault)
+        self._fault = fault
 
     def allows(self, header: bytes) -> bool:
         kind, _, given = header.partition(b" ")

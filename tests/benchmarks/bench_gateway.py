@@ -10,7 +10,7 @@ the machine does, so the ratios are given for both. The servers take turns, and 
 - echo: uvicorn, as the gateway uses it, and an application that only reads the request and answers.
 - fastapi: a typed request, encoded as the model needs it, `inplace_predict`, no log.
 - mlflow: `mlflow models serve` of the registered version.
-- booster: `inplace_predict` of an encoded row in a process, without HTTP.
+- booster, fast path: `inplace_predict` of an encoded row, and the gateway's evaluation of a row, without HTTP.
 """
 
 import argparse
@@ -23,8 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,14 +48,14 @@ NAME = "bench_gateway"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", choices=("echo", "fastapi"), help="run this server in this process")
-    parser.add_argument("--booster", action="store_true", help="time the booster in this process")
+    parser.add_argument("--alone", action="store_true", help="time the model in this process, without HTTP")
     parser.add_argument("--only", nargs="*", choices=SERVERS, default=SERVERS, help="servers to measure")
     chosen = parser.parse_args()
     if chosen.serve:
         serve(chosen.serve)
         return
-    if chosen.booster:
-        print(json.dumps(time_booster()))
+    if chosen.alone:
+        print(json.dumps(time_alone()))
         return
     out = workspace().home / "bench" / "gateway.json"
     with tempfile.TemporaryDirectory() as home:
@@ -79,17 +78,17 @@ def measure(home: Path, names: list[str]) -> dict[str, dict[str, float]]:
         addresses = {name: running.enter_context(started(name, home, server_core)) for name in names}
         for _ in range(ROUNDS):
             for name, (port, process) in addresses.items():
-                for figure, value in load(port, process, bodies).items():
-                    best = max if figure == "requests_per_s" else min
-                    figures.setdefault(name, {})
-                    figures[name][figure] = best(value, figures[name].get(figure, value))
-            done = pinned([sys.executable, "-m", "tests.benchmarks.bench_gateway", "--booster"], server_core)
-            alone = json.loads(done.communicate()[0])
-            if alone["p50_us"] < figures.get("booster", alone)["p50_us"] or "booster" not in figures:
-                figures["booster"] = alone
-        if "ours" in figures:
-            figures["ours"]["predicting_us"] = predicting_us(addresses["ours"][0])
+                keep_best(figures.setdefault(name, {}), load(port, process, bodies))
+            done = pinned([sys.executable, "-m", "tests.benchmarks.bench_gateway", "--alone"], server_core)
+            for name, alone in json.loads(done.communicate()[0]).items():
+                keep_best(figures.setdefault(name, {}), alone)
     return figures
+
+
+def keep_best(figures: dict[str, float], measured: Mapping[str, float]) -> None:
+    for name, value in measured.items():
+        best = max if name == "requests_per_s" else min
+        figures[name] = best(value, figures.get(name, value))
 
 
 def rows(count: int, seed: int) -> pa.Table:
@@ -302,34 +301,39 @@ def fastapi_application() -> Any:
     return application
 
 
-def time_booster() -> dict[str, float]:
-    # only this process needs XGBoost
-    import xgboost
+def time_alone() -> dict[str, dict[str, float]]:
+    """Return the figures of the booster, and of the gateway's fast path, which also encodes the row."""
+    # only this process needs both
+    from deployments.config.model import load_model_config
+    from infra.gateway.versions import ServedVersion
+    from tasks.adapters import registry
 
-    booster = xgboost.Booster({"nthread": 1})
-    booster.load_model(bytearray((Path(os.environ["PERENNIAL_HOME"]) / "model.ubj").read_bytes()))
-    row, seconds = np.zeros((1, len(NUMERIC) + len(CATEGORICAL)), np.float32), []
-    begun, cpu = time.perf_counter(), time.process_time()
-    while time.perf_counter() - begun < SECONDS / 2:
-        before = time.perf_counter()
-        booster.inplace_predict(row, validate_features=False)
-        seconds.append((time.perf_counter() - before) * 1e6)
-    p50, p99 = np.quantile(seconds, [0.5, 0.99])
+    config = load_model_config(Path(os.environ["PERENNIAL_HOME"]) / f"{NAME}.yaml")
+    scorer = registry.version_files.load_scorer(registry.version(NAME, "1"), config.training.estimator)
+    version, booster = ServedVersion.of("1", scorer), scorer.estimator.get_booster()
+    given = rows(REQUEST_ROWS, SEED + 1)
+    encoded, plain = scorer.encoding.encode(given), given.to_pylist()
     return {
-        "requests_per_s": len(seconds) / (time.perf_counter() - begun),
-        "p50_us": float(p50),
-        "p99_us": float(p99),
-        "cpu_us": (time.process_time() - cpu) / len(seconds) * 1e6,
+        "booster": timed(lambda number: booster.inplace_predict(encoded[number : number + 1], validate_features=False)),
+        "fast path": timed(lambda number: version.predict([plain[number]])),
     }
 
 
-def predicting_us(port: int) -> float:
-    """Return the mean time that the gateway's model took, in µs, from its own metrics."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        text = answer.read().decode()
-    found = [re.search(rf"prediction_seconds_{name}{{[^}}]*}} (\S+)", text) for name in ("sum", "count")]
-    total, count = (float(each[1]) if each else 0.0 for each in found)
-    return total / max(count, 1) * 1e6
+def timed(predict: Callable[[int], object]) -> dict[str, float]:
+    """Return the figures of this call, made for one row after the other."""
+    seconds, begun, cpu = [], time.perf_counter(), time.process_time()
+    while time.perf_counter() - begun < SECONDS / 2:
+        before = time.perf_counter()
+        predict(len(seconds) % REQUEST_ROWS)
+        seconds.append(time.perf_counter() - before)
+    took, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e6
+    return {
+        "requests_per_s": len(seconds) / took,
+        "p50_us": float(p50),
+        "p99_us": float(p99),
+        "cpu_us": cpu / len(seconds) * 1e6,
+    }
 
 
 def print_table(figures: Mapping[str, Mapping[str, float]]) -> None:
@@ -344,11 +348,9 @@ def print_table(figures: Mapping[str, Mapping[str, float]]) -> None:
             by_cpu = figures[name]["cpu_us"] / ours["cpu_us"]
             print(f"ours / {name}: {by_time:.1f} times the requests, {by_cpu:.1f} by CPU time (target {target:g})")
     if ours and echo:
-        own = ours["cpu_us"] - ours["predicting_us"]
-        print(
-            f"ours / echo: {own / echo['cpu_us']:.2f} times the CPU time without the model's {ours['predicting_us']:.0f} µs, "
-            f"{ours['cpu_us'] / echo['cpu_us']:.2f} with it (target 1.5)"
-        )
+        model_us = figures["fast path"]["cpu_us"]
+        without, with_model = ((ours["cpu_us"] - part) / echo["cpu_us"] for part in (model_us, 0.0))
+        print(f"ours / echo: {without:.2f} times the CPU time without the model, {with_model:.2f} with it (target 1.5)")
 
 
 if __name__ == "__main__":
