@@ -85,7 +85,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 1 limit, 2 variables, 9 deployments, 5 schedules, 6 triggers, 3 automations"
+        "nothing to change: 1 work pool, 1 limit, 2 variables, 10 deployments, 5 schedules, 7 triggers, 3 automations"
         in capsys.readouterr().out
     )
 
@@ -311,7 +311,7 @@ def test_alerts_contain_the_decisions_reasons(deployed, client, mailbox, tmp_pat
         apply(alerts_file=file)
     file.chmod(0o600)
     try:
-        assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 9
+        assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 10
         assert apply(alerts_file=file) == ()
         emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
         assert await_until(lambda: received)
@@ -320,7 +320,7 @@ def test_alerts_contain_the_decisions_reasons(deployed, client, mailbox, tmp_pat
     finally:
         with PrefectState() as state:
             client.delete_block_document(UUID(state.alerts()))
-    assert [change.verb for change in apply()] == ["removed"] * 9
+    assert [change.verb for change in apply()] == ["removed"] * 10
 
 
 def test_ambiguous_alert_block_is_refused(deployed, client, tmp_path):
@@ -338,7 +338,7 @@ def test_ambiguous_alert_block_is_refused(deployed, client, tmp_path):
         for dry_run in (True, False):
             with pytest.raises(DeploymentError, match=refusal):
                 apply(dry_run=dry_run, alerts_file=file)
-        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 9, "the existing block is used"
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 10, "the existing block is used"
     finally:
         client.delete_block_document(block)
 
