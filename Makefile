@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile 
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-ledger bench-gateway chaos attack e2e image-check serve lock clean clean-demo
+.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ bench-policy: $(READY) ## compare retraining policies on drifting streams
 bench-diagnosis: $(READY) ## measure how often the diagnosis names injected changes in real flights correctly
 	@$(BIN)/python -m tests.benchmarks.bench_diagnosis
 
+bench-rollout: $(READY) ## measure the level, power and exposure of rollout rules on the losses of real models
+	@$(BIN)/python -m tests.benchmarks.bench_rollout
+
 bench-ledger: $(READY) ## measure the time to read a ledger of 10,000 and of 100,000 entries
 	@$(BIN)/python -m tests.benchmarks.bench_ledger
 
@@ -73,6 +76,9 @@ chaos: $(READY) ## kill every process at every boundary, break its services, and
 
 attack: $(READY) ## try attacks (web pages, forged events, swapped files, look-alike names) and print one row each
 	@$(BIN)/python -m tests.attacks
+
+drill: $(READY) ## give bad challengers a part of live traffic and measure how soon they lose it (20 minutes)
+	@$(BIN)/python -m tests.drill
 
 e2e: $(READY) ## run the full loop on a real server and time each step
 	@$(BIN)/python -m tests.benchmarks.bench_e2e

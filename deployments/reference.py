@@ -103,13 +103,15 @@ class Page:
         """Yield each settings class below `schema`, as (its path in the file, its name)."""
         for name, node in schema.get("properties", {}).items():
             for inner, held in self._held(node):
-                place = ".".join(filter(None, (path, name, inner)))
+                place = ".".join(filter(None, (path, name, inner))).replace(".(", " (")
                 yield place, held
                 yield from self._places(place, self.classes[held])
 
     def _held(self, node: Schema) -> Iterator[tuple[str, str]]:
         """Yield (path below the setting, class name) of the settings classes in one setting; conditions are left out."""
-        for part in () if "discriminator" in node else node.get("anyOf", [node]):
+        for part in () if _is_condition(node) else node.get("anyOf", [node]):
+            for kind, reference in _by_kind(part).items():
+                yield f"(kind: {kind})", reference.rsplit("/", 1)[-1]
             values = part.get("additionalProperties", {})
             holders = (("", part), ("", part.get("items", {})), ("NAME", values if isinstance(values, Mapping) else {}))
             for inner, holder in holders:
@@ -128,7 +130,7 @@ class Page:
                 "" if any(self._held(node)) else _example(name, node),
             )
             for name, node in schema.get("properties", {}).items()
-            if "const" not in node  # `trigger: NAME`, which is the heading
+            if "const" not in node  # `trigger: NAME` or `kind: NAME`, which is the heading
         )
         return Block(paths, _sentence(schema.get("description", "")), settings)
 
@@ -137,8 +139,10 @@ class Page:
 
     def _type(self, node: Schema, path: str) -> str:
         """Describe the accepted values in words."""
-        if "discriminator" in node:
+        if _is_condition(node):
             return "[condition](#conditions)"
+        if _by_kind(node):
+            return f"settings of {' or '.join(self.link(f'{path} (kind: {kind})') for kind in _by_kind(node))}"
         if "$ref" in node:
             return f"settings of {self.link(path)}" if any(self._held(node)) else "any value"
         if "enum" in node:
@@ -165,6 +169,16 @@ class Page:
         if "pattern" in node:
             return _cell(f"text matching `{node['pattern']}`")
         return _bounded(PLAIN[kind], node)
+
+
+def _is_condition(node: Schema) -> bool:
+    return node.get("discriminator", {}).get("propertyName") == "trigger"
+
+
+def _by_kind(node: Schema) -> Mapping[str, str]:
+    """Return the classes among which `kind` selects, as references by its values; empty for every other setting."""
+    selected = node.get("discriminator", {})
+    return selected.get("mapping", {}) if selected.get("propertyName") == "kind" else {}
 
 
 def _bounded(words: str, node: Schema) -> str:

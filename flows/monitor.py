@@ -2,7 +2,8 @@
 
 A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing is trained on it. A window
 without rows is quarantined too, and checked again until its rows arrive or the next window is complete. When a retrain
-pays, the run emits `perennial.retraining.requested`, which an automation turns into a run of `retrain`.
+pays, the run emits `perennial.retraining.requested`, which an automation turns into a run of `retrain`. A running rollout is
+judged with the window's evidence and moved on.
 """
 
 from prefect import flow
@@ -24,6 +25,7 @@ from tasks.record.publication import ask_for_retraining, emit_heartbeat, publish
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.outcome import evaluate_promotion
 from tasks.rollout.probation import watch_fresh_champion
+from tasks.rollout.steps import carry_on
 
 
 @flow(name="monitor", flow_run_name=run_name("monitor"))
@@ -42,6 +44,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     past = load_past(config)
     recorded = load_judgement(config, past, window)
     if recorded and not dry_run:
+        carry_on(config, past, window, as_of, run_mode(dry_run))
         ask_for_retraining(config, recorded, past)
         emit_heartbeat(config, recorded)
         return recorded
@@ -61,6 +64,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     judgement = decide(config, run, evidence, revised, diagnosis)
     evaluate_promotion(config, run.with_labels(revised))
     recorded_now = publish_judgement(config, run, judgement)
+    carry_on(config, past.extended(recorded_now), window, as_of, run.mode)
     degraded = watch_fresh_champion(config, run.extended(recorded_now), _reports(judgement))
     if degraded and not dry_run:
         publish_degradation(config, degraded)

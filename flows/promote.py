@@ -1,8 +1,9 @@
-"""Promote a validated challenger to champion, and check that it can predict.
+"""Start the rollout of a validated challenger, and promote it to champion once it has passed.
 
 The verdict is read from the ledger, never taken from the caller, so a challenger that did not pass cannot be promoted. For
 a model of high risk, or with `promotion.mode: approval`, the run suspends until a named person approves on its form.
-A rejection, or no answer in time, refuses the challenger.
+A rejection, or no answer in time, refuses the challenger. `monitor` moves the rollout on; this flow runs again, by the event
+`perennial.rollout.ready`, when a step serves for the first time and needs approval, and when the rollout has passed.
 """
 
 from typing import Annotated
@@ -15,17 +16,18 @@ from flows.parameters import Actor, DecisionId, Model, Moment, resolve_as_of, ru
 from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.access import Approval, Override
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.errors import NothingToPromote
-from tasks.policy.records.evidence import Promotion, ValidationReport
+from tasks.policy.records.evidence import Promotion
 from tasks.policy.records.text import OneLine
 from tasks.policy.reporting.preview import Preview
-from tasks.record.history import find_challenger, load_validation
+from tasks.policy.rollout.stages import RolloutState
+from tasks.record.history import find_challenger, require_validation
 from tasks.record.preview import preview_promotion
 from tasks.record.publication import publish_answer, publish_promotion
 from tasks.rollout.access import admit, check_trigger, check_verdict_time, use_override
 from tasks.rollout.approval import approval_of
 from tasks.rollout.lease import with_lease
 from tasks.rollout.promotion import promote_challenger
+from tasks.rollout.steps import approve_step, end_rollout, open_rollout
 
 
 @flow(name="promote", flow_run_name=run_name("promote"))
@@ -39,8 +41,8 @@ def promote(
     requested_by: Actor = "unnamed",
     override: Override | None = None,
     dry_run: bool = False,
-) -> Promotion | Approval | Preview:
-    """Make the validated challenger the champion; the one it replaces becomes `previous`.
+) -> Promotion | RolloutState | Approval | Preview:
+    """Roll out the validated challenger; once its rollout has passed it is champion, and the one it replaces `previous`.
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
@@ -61,30 +63,27 @@ def promote(
     if dry_run:
         return _preview(config, request, decision_id)
     check_trigger(config, request)
-    validation = _verdict(config, model, decision_id)
+    validation = require_validation(config, model, decision_id)
     if validation.verdict == "warn" and use_override(config, request, "a warning"):
         config = config.accepting_warnings()
     challenger = find_challenger(config, validation, decision_id)
     check_verdict_time(config, request, challenger.decision_id)
+    rollout = open_rollout(config, request, challenger, validation)
+    if rollout is not None and rollout.status in ("running", "held"):
+        return rollout
     approval = approval_of(config, request, challenger, validation)
+    if approval.verdict in ("rejected", "expired"):
+        end_rollout(config, request, "aborted", approval.reasons)
     if approval.verdict not in ("approved", "not_needed"):
         return publish_answer(config, challenger, approval, as_of)
+    if rollout is not None and rollout.status == "awaiting_approval":
+        return approve_step(config, rollout, request, approval.by)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)
+    end_rollout(config, request, "promoted", promotion.reasons or ("it passed every step",))
     publish_promotion(config, promotion, as_of, approval.by, approval.comment)
     return promotion
 
 
 def _preview(config: ModelConfig, request: RunRequest, decision_id: str | None) -> Preview:
-    validation = _verdict(config, request.model, decision_id)
+    validation = require_validation(config, request.model, decision_id)
     return preview_promotion(config, request, find_challenger(config, validation, decision_id), validation)
-
-
-def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> ValidationReport:
-    """Return the challenger's validation from the ledger. Raises NothingToPromote if there is none."""
-    validation = load_validation(config, decision_id)
-    if validation is None:
-        raise NothingToPromote(
-            f"{config.name}: the ledger has no validation of a challenger for {decision_id or 'any decision'}; expected one "
-            f"that passed; run: perennial run retrain --model {model}"
-        )
-    return validation

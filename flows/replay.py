@@ -1,8 +1,9 @@
 """Replay recorded history window by window as if live, for a demo or an audit.
 
-For each window, score with the champion and monitor; if a retrain is decided, train, validate and promote. Flows are loaded
-from the entrypoints that deployments use, with the parameters that an automation would pass. A window is judged only by
-what was known then. Each finished window leaves a record, from which an interrupted replay resumes.
+For each window, score and monitor. If a retrain is decided, train, validate and start the rollout; once a rollout has
+passed, promote. Flows are loaded from the entrypoints that deployments use, with the parameters that an automation would
+pass. A window is judged only by what was known then. Each finished window leaves a record, from which an interrupted replay
+resumes.
 """
 
 from collections import Counter, defaultdict
@@ -24,8 +25,9 @@ from tasks.adapters.orchestration.runs import run_as
 from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import Decision, ModelVersion
+from tasks.policy.records.evidence import Decision, ModelVersion, Promotion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
+from tasks.policy.reporting.rollout import progress, rollout_events
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.record.history import load_degradation
 from tasks.replay.baselines import BaselineScores, compare_with_baselines, score_baselines
@@ -38,6 +40,7 @@ from tasks.replay.records import (
     report_replay,
     summarise,
 )
+from tasks.rollout.steps import find_rollout
 
 
 @flow(name="replay", flow_run_name=run_name("replay"))
@@ -115,14 +118,18 @@ def _replay_window(
     baselines: Future[Path] | None = None
     if steps.run("score", until=config.read_at(window)):  # None if the window has no rows, as on a holiday
         baselines = score_in_background(window)
+    before = find_rollout(config)
     judgement = steps.run("monitor", until=config.read_at(window))
     events = _roll_back(config, steps, window, judgement.champion)
+    events += _promote_ready(config, steps, window)
     acts = judgement.decision.retrain or judgement.decision.go_back_to
     events += _carry_out(config, steps, window, judgement.decision) if acts else ()
     if baselines:
         steps.wait("baselines", baselines)
-    record = summarise(config, judgement, events)
-    return replace(record, seconds=tuple(steps.seconds.items()))
+    after = find_rollout(config)
+    record = summarise(config, judgement, (*events, *rollout_events(before, after)))
+    active = after if after and (after.is_active or after != before) else None
+    return replace(record, seconds=tuple(steps.seconds.items()), rollout=progress(active))
 
 
 def _roll_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) -> tuple[ReplayEvent, ...]:
@@ -134,6 +141,22 @@ def _roll_back(config: ModelConfig, steps: _Steps, window: Window, champion: str
         "rollback", reason=degraded.reasons[0], requested_by="replay", until=config.read_at(window), champion=champion
     )
     return (ReplayEvent("rolled_back", f"version {undone.champion} serves again: {degraded.reasons[0]}"),)
+
+
+def _promote_ready(config: ModelConfig, steps: _Steps, window: Window) -> tuple[ReplayEvent, ...]:
+    """Promote a challenger whose rollout has passed, as the automation does."""
+    state = find_rollout(config)
+    if state is None or state.status not in ("passed", "awaiting_approval"):
+        return ()
+    outcome = steps.run("promote", decision_id=state.plan.decision_id, until=config.read_at(window))
+    return _promoted(outcome)
+
+
+def _promoted(outcome: Any) -> tuple[ReplayEvent, ...]:
+    """Return the event of a promotion; a rollout that only began or moved on has events of its own."""
+    if not isinstance(outcome, Promotion):
+        return ()
+    return (ReplayEvent("promoted", f"version {outcome.champion} in place of {outcome.previous}"),)
 
 
 def _carry_out(config: ModelConfig, steps: _Steps, window: Window, decision: Decision) -> tuple[ReplayEvent, ...]:
@@ -152,8 +175,8 @@ def _carry_out(config: ModelConfig, steps: _Steps, window: Window, decision: Dec
     retrained = ReplayEvent(kind, f"version {validation.challenger}: {decision.reasons[0]}")
     if not config.promotion.accepts(validation.verdict):
         return retrained, ReplayEvent("refused", f"version {validation.challenger}: {' '.join(validation.reasons)}")
-    promotion = steps.run("promote", decision_id=decision.decision_id, until=config.read_at(window))
-    return retrained, ReplayEvent("promoted", f"version {promotion.champion} in place of {promotion.previous}")
+    outcome = steps.run("promote", decision_id=decision.decision_id, until=config.read_at(window))
+    return retrained, *_promoted(outcome)
 
 
 def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], scores: Sequence[BaselineScores]) -> Replay:

@@ -33,7 +33,14 @@ FLOWS: dict[str, tuple[str, str]] = {
         "Train a challenger and compare it with the champion.",
         "--model churn --reason 'new sensors since May' --dry-run",
     ),
-    "promote": ("Make the validated challenger the champion.", "--model churn --approved-by grace@example.com"),
+    "promote": (
+        "Roll out the validated challenger, and make it the champion once it has passed.",
+        "--model churn --approved-by grace@example.com",
+    ),
+    "rollout": (
+        "Hold, resume, advance or abort a running rollout.",
+        "--model churn --action hold --reason 'a campaign runs this week'",
+    ),
     "rollback": ("Restore the previous champion.", "--model churn --reason 'answers are late'"),
     "score": ("Score the latest complete window with the champion.", "--model churn --until 2026-06-05"),
     "replay": ("Replay recorded history through the loop, window by window.", "--model churn --end 2026-06-05"),

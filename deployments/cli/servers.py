@@ -160,6 +160,6 @@ def gateway(
 
     The champion answers, and a challenger as the rollout says. Every answer is logged to the lake.
     """
-    from infra.gateway.server import Options, run  # loads machine learning libraries
+    from infra.gateway.server import GatewayOptions, run  # loads machine learning libraries
 
-    raise typer.Exit(run(model, Options(host, port, api_key_file, no_api_key, drain_s, land_s)))
+    raise typer.Exit(run(model, GatewayOptions(host, port, api_key_file, no_api_key, drain_s, land_s)))

@@ -58,7 +58,12 @@ def _shortened(value: Any) -> str:
 def _expected(item: Any) -> str:
     """Describe what is accepted in this place, without pydantic's terms."""
     given = item["input"]
-    if item["type"] == "model_attributes_type":  # conditions are the only settings with several possible classes
+    if (
+        item["type"] in ("union_tag_invalid", "union_tag_not_found", "model_attributes_type")
+        and "control" in item["loc"]
+    ):
+        return "expected a mapping that begins with kind: haproxy or kind: sagemaker"
+    if item["type"] == "model_attributes_type":  # a condition
         if isinstance(given, str):
             return f"expected a mapping such as {{trigger: {given}}}"
         return "expected a mapping that begins with trigger:; combine several with {trigger: any_of, conditions: [...]}"
@@ -76,7 +81,7 @@ def _expected(item: Any) -> str:
 
 
 def _model_at(location: Sequence[str], root: type[Settings]) -> type[Settings] | None:
-    """Find the settings class of a dotted location, through lists, mappings and the class that a trigger selects."""
+    """Find the settings class of a dotted location, through lists, mappings and the class that a trigger or kind selects."""
     kind: Any = root
     for part in location:
         kind = _step(kind, part)
@@ -90,7 +95,7 @@ def _step(kind: Any, part: str) -> Any:
         if get_origin(member) is dict:
             return get_args(member)[1]
         fields = getattr(member, "model_fields", {})
-        if "trigger" in fields and part in get_args(fields["trigger"].annotation):
+        if any(part in get_args(fields[tag].annotation) for tag in ("trigger", "kind") if tag in fields):
             return member
         if part in fields:
             return fields[part].annotation

@@ -101,7 +101,23 @@ class ModelConfig(Settings):
         if unknown:
             raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
         self._check_evidently_columns()
+        self._check_rollout_unit()
         return self
+
+    def _check_rollout_unit(self) -> None:
+        columns, unit = self.columns, self.rollout.unit
+        stored = {
+            columns.key,
+            columns.time,
+            *columns.id_columns,
+            *columns.features.names,
+            *columns.protected,
+            *columns.extra,
+        }
+        if unit is not None and unit not in stored:
+            raise ValueError(
+                f"rollout.unit is {unit!r}, expected a column that is stored with the rows; list it under columns.extra"
+            )
 
     def _check_evidently_columns(self) -> None:
         sampled = set(self.columns.features.names) - set(self.columns.personal)

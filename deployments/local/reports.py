@@ -86,7 +86,9 @@ def _index(space: Workspace, _request: Request) -> Response:
         items.append(("/replay/", "what the loop did: the replay page"))
     folders = space.reports.iterdir() if space.reports.is_dir() else ()
     models = sorted(path.name for path in folders if path.is_dir() and path.name != ASSETS)
-    items += [(f"/reports/{model}/", f"{model}: data checks and drift, window by window") for model in models]
+    items += [
+        (f"/reports/{model}/", f"{model}: data checks and drift, window by window, and rollouts") for model in models
+    ]
     return _page("Reports", items, "" if models else "<p>No reports yet: make demo, or monitor a model.</p>")
 
 

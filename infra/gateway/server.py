@@ -37,7 +37,7 @@ SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class GatewayOptions:
     """Where the gateway listens, and who may ask. Seconds: how long `/ready` refuses before it stops, and between landings."""
 
     host: str = "127.0.0.1"
@@ -69,7 +69,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True  # uvicorn's own handler would raise the signal again, before the log has landed
 
 
-def run(models: Sequence[str], options: Options) -> int:
+def run(models: Sequence[str], options: GatewayOptions) -> int:
     """Serve the models until a signal; return the exit code. Raises GatewayError if the address or the key is unusable."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     metrics = Metrics()
@@ -139,7 +139,7 @@ def _repeated(work: Callable[[Gateway], None], gateway: Gateway, every_s: float)
         thread.join()
 
 
-def _read_key(options: Options) -> ApiKey | None:
+def _read_key(options: GatewayOptions) -> ApiKey | None:
     """Return the key that requests must name. Raises GatewayError without one where other machines may ask."""
     if options.key_file:
         key = ApiKey(options.key_file)
@@ -153,7 +153,7 @@ def _read_key(options: Options) -> ApiKey | None:
     return None
 
 
-def _listen(options: Options) -> socket.socket:
+def _listen(options: GatewayOptions) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         return socket.create_server((options.host, options.port), family=family, backlog=2048)

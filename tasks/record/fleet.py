@@ -134,7 +134,7 @@ def fleet_html(fleet: Fleet) -> str:
 def publish_fleet(fleet: Fleet) -> Path:
     """Write the fleet page to the reports folder and publish its artifact; return the page's path."""
     path = reports.page.write(fleet_html(fleet), storage.workspace.workspace().reports / PAGE, "fleet")
-    reports.artifacts.publish_fleet(fleet, str(path))
+    reports.fleet.publish_fleet(fleet, str(path))
     get_run_logger().info("fleet: %s", fleet.headline)
     for each in fleet.broken:
         get_run_logger().warning("fleet: %s: action required, %s", each.model, each.sentence)

@@ -16,7 +16,7 @@ from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
 from tasks.policy.economics.costs import forecast_cost
 from tasks.policy.records.base import Window, from_json, to_json
-from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.errors import NothingToPromote, PromotionRefused
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import (
     History,
@@ -32,6 +32,7 @@ from tasks.policy.records.evidence import (
 from tasks.policy.records.reports import Latency, Scoring
 from tasks.policy.rollout.probation import Degradation
 from tasks.policy.rollout.restorable import returnable
+from tasks.policy.rollout.stages import rollout_state
 from tasks.policy.rollout.versions import changed_outside, on_trial
 
 
@@ -116,7 +117,15 @@ def load_history(config: ModelConfig, past: Past, champion: ModelVersion, window
         usages=tuple(usage for at, usage in budget.usages(entries) if at <= config.read_at(window)),
         estimates=tuple((j.evidence.window, j.estimate) for j in earlier if j.estimate),
         unresolved=stuck.sentence if stuck else None,
+        rollout=_running_rollout(entries),
     )
+
+
+def _running_rollout(entries: tuple[LedgerEntry, ...]) -> str | None:
+    state = rollout_state(entries)
+    if state is None or not state.is_active:
+        return None
+    return f"version {state.plan.version} is in its rollout beside the champion ({state.current.name})"
 
 
 def spent_usd(config: ModelConfig, as_of: datetime, excluding_decision: str | None = None) -> float:
@@ -158,6 +167,17 @@ def load_validation(config: ModelConfig, decision_id: str | None) -> ValidationR
         if entry.kind in ("challenger.validated", "challenger.refused") and decision_id in (None, entry.decision_id)
     ]
     return from_json(ValidationReport, verdicts[-1].body) if verdicts else None
+
+
+def require_validation(config: ModelConfig, model: str, decision_id: str | None) -> ValidationReport:
+    """Return the challenger's validation from the ledger. Raises NothingToPromote if there is none."""
+    validation = load_validation(config, decision_id)
+    if validation is None:
+        raise NothingToPromote(
+            f"{config.name}: the ledger has no validation of a challenger for {decision_id or 'any decision'}; expected one "
+            f"that passed; run: perennial run retrain --model {model}"
+        )
+    return validation
 
 
 def find_challenger(config: ModelConfig, validation: ValidationReport, decision_id: str | None = None) -> ModelVersion:

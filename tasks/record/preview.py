@@ -7,14 +7,14 @@ result. Missing rights are shown as a sentence and are not recorded as a refusal
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, models, registry, reports, sources
+from tasks.adapters import evaluation, ledger, models, registry, reports, sources
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.economics.placement import decide_placement
 from tasks.policy.governance.access import why_not_override, why_not_trigger
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.errors import EstimatorError, SourceError
-from tasks.policy.records.evidence import ModelVersion, ValidationReport
+from tasks.policy.records.evidence import ModelVersion, Past, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,
@@ -23,6 +23,7 @@ from tasks.policy.reporting.preview import (
     describe_first_training_data,
     describe_place,
     describe_rollback,
+    describe_rollout,
     describe_training_data,
     describe_validation,
     too_few_rows,
@@ -98,7 +99,12 @@ def preview_promotion(
     )
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
     approval = asked if config.needs_approval else "approval: none is needed"
-    return _shown(Preview(config.name, "promotion", refusals, (*describe_validation(validation, serving), approval)))
+    begins = serving is not None and config.rollout.steps
+    past = Past(ledger.entries(config.name))
+    forecast = evaluation.rollout_look.forecast_rollout(config, past, validation) if begins else None
+    rollout = describe_rollout(config.rollout, forecast) if begins else ()
+    reasons = (*describe_validation(validation, serving), *rollout, approval)
+    return _shown(Preview(config.name, "promotion", refusals, reasons))
 
 
 @stage

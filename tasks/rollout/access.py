@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig, load_model_config
 from tasks.adapters import ledger, orchestration
-from tasks.policy.governance.access import why_not_override, why_not_trigger
+from tasks.policy.governance.access import why_not_approve, why_not_override, why_not_trigger
 from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound
 from tasks.policy.governance.requests import MOVES, RunRequest, decided, why_not_requested, why_too_early
 from tasks.policy.records.base import Window, digest, from_json
@@ -50,6 +50,19 @@ def check_trigger(config: ModelConfig, request: RunRequest) -> None:
     if config.binding and not ledger.entries(config.name, kind=BOUND):
         bound = digest(config.name, BOUND)
         ledger.append(config.name, Fact(BOUND, config.binding, request.as_of, bound, request.principal.name))
+
+
+def check_director(config: ModelConfig, request: RunRequest, action: str) -> None:
+    """Raise AccessRefused, after recording it, if this person may not take this action on a rollout.
+
+    Anyone who may start runs may hold or abort a rollout, which exposes fewer units. Where a promotion needs approval, only
+    an approver may resume or advance it.
+    """
+    if action in ("hold", "abort") or not config.needs_approval:
+        return
+    refusal = why_not_approve(config.access, request.actor, ())
+    if refusal:
+        _refuse(config, request, f"rollout {action}", refusal)
 
 
 def check_decision(

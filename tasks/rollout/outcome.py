@@ -1,8 +1,8 @@
 """Evaluate whether a promotion paid off, once the windows after it have closed.
 
-The replaced champion scores the same rows, which makes the gain a paired difference. The forecast is the gain
-measured at validation. The outcome is written once per promotion, to the ledger and an artifact. This is a plain
-function, not a task, because it rarely has work to do.
+The replaced champion scores the same rows, which makes the gain a paired difference. The forecast is the gain that the
+rollout measured, or validation where there was none. The outcome is written once per promotion, to the ledger and an
+artifact. This is a plain function, not a task, because it rarely has work to do.
 """
 
 import math
@@ -29,6 +29,7 @@ from tasks.policy.records.evidence import (
     ValidationReport,
 )
 from tasks.policy.records.reports import PerformanceReport
+from tasks.policy.rollout.stages import ENDED, RolloutMove
 from tasks.policy.statistics.intervals import Gain, PairedPredictions, paired_bootstrap
 from tasks.policy.statistics.metrics import class_count, undefined
 from tasks.policy.statistics.resampling import Resampling
@@ -36,6 +37,8 @@ from tasks.policy.statistics.resampling import Resampling
 LOOK_BACK = 3
 """Number of closed windows after a promotion on which it is judged."""
 RESAMPLING = Resampling(draws=500)
+Z_95 = 1.96
+"""Half-width of a two-sided 95 % interval in standard errors."""
 
 
 def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
@@ -118,7 +121,12 @@ def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: s
 
 
 def _forecast_gain(past: Past, decision_id: str) -> Gain | None:
-    """Return the gain that validation measured on its holdout; None if it measured none."""
+    """Return the gain that the rollout measured, else that of validation on its holdout; None if neither measured one."""
+    ends = (from_json(RolloutMove, entry.body) for entry in past.of(ENDED) if entry.decision_id == decision_id)
+    measured = next((move.uplift for move in ends if move.uplift is not None), None)
+    if measured is not None:
+        half = Z_95 * measured.standard_error
+        return Gain(measured.gain, measured.gain - half, measured.gain + half)
     verdicts = past.of("challenger.validated")
     own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]
     overall = [found for report in own for found in report.differences if found.slice_name is None]

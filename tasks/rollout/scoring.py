@@ -19,7 +19,7 @@ from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import ChallengerScoring, Latency, Scoring, Snapshot
-from tasks.policy.rollout.comparison import invalid_rows
+from tasks.policy.rollout.comparison import invalid_rows, missing_rows
 from tasks.policy.rollout.traffic import Role, TrafficSplit
 from tasks.policy.statistics.metrics import Floats
 
@@ -28,7 +28,7 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """One version's predictions of some rows, NaN where it gave none, why not, and seconds per batch."""
+    """One version's predictions of some rows, NaN where it gave none, its errors, and seconds per batch."""
 
     version: str
     predictions: Floats
@@ -37,7 +37,8 @@ class _Answers:
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        return np.array([error is None for error in self.errors], bool)
+        """Mask of the rows with a prediction that can be served."""
+        return np.array([error is None for error in self.errors], bool) & ~missing_rows(self.predictions)
 
 
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing
@@ -103,7 +104,10 @@ def _champion(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _An
 
 
 def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
-    """Return the challenger's answers; what it cannot answer is a finding, not an error of this run."""
+    """Return the challenger's answers; what it cannot answer is a finding, not an error of this run.
+
+    A prediction that is not finite is logged as it is: the guardrails count it as missing, with a limit of its own.
+    """
     faults: list[str] = []
 
     def answer(batch: pa.Table) -> Floats:
@@ -114,12 +118,14 @@ def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answe
         faults.extend("" for _ in range(len(batch)))
         return found
 
+    # loads the version, which the first batch would otherwise be timed with; the champion's is loaded before its batches
+    evaluation.challenger.try_predict_rows(version, rows.slice(0, 1), config.training.estimator)
     seconds, parts = _timed(answer, rows)
     wide = max((part.shape[1:] for part in parts), default=())
     parts = [part if part.shape[1:] == wide else np.full((len(part), *wide), np.nan) for part in parts]
     predictions = np.concatenate(parts) if parts else np.empty(0)
-    invalid = invalid_rows(predictions, config.task)
-    errors = [fault or ("not a valid prediction" if bad else None) for fault, bad in zip(faults, invalid, strict=True)]
+    invalid = invalid_rows(predictions, config.task) & ~missing_rows(predictions)
+    errors = [fault or ("not a probability" if bad else None) for fault, bad in zip(faults, invalid, strict=True)]
     return _Answers(version.version, predictions, errors, seconds)
 
 
@@ -153,4 +159,4 @@ def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, 
 def _latency(seconds: list[float]) -> Latency:
     """Return quantiles of the seconds per batch, 0 if none was scored, and the process's peak memory so far in MB."""
     p50, p95, p99 = np.quantile(seconds or [0.0], [0.5, 0.95, 0.99])
-    return Latency(float(p50), float(p95), float(p99), models.resources.peak_memory_mb())
+    return Latency(float(p50), float(p95), float(p99), models.resources.peak_memory_mb(), len(seconds))

@@ -54,6 +54,22 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ),
         ("start: 2013-01-01T00:00:00Z", "start: 2013-01-01T00:00:00+02:00", ("2013-01-01T00:00:00+02:00", "UTC")),
         ("history_until: 2013-04-21", "history_until: 2012-04-21", ("start < history_until",)),
+        (
+            "risk:",
+            "rollout: {control: {kind: nginx}}\nrisk:",
+            ("rollout.control is {'kind': 'nginx'}", "kind: haproxy"),
+        ),
+        ("risk:", "rollout: {control: haproxy}\nrisk:", ("rollout.control is 'haproxy'", "kind: haproxy")),
+        (
+            "risk:",
+            "rollout: {control: {kind: haproxy, bakend: air}}\nrisk:",
+            ("rollout.control.haproxy.bakend is not a known key", "did you mean backend?", "sockets is missing"),
+        ),
+        (
+            "risk:",
+            "rollout: {unit: origin, control: {kind: sagemaker, endpoint: air, champion: a, challenger: b}}\nrisk:",
+            ("rollout: unit is 'origin'", "expected no unit"),
+        ),
         ("kind: python", "kind: sql", ("url_env is missing", "url_env and query")),
         ("kind: python", "kind: excel", ("source.kind is 'excel'", "'parquet'")),
         ("function: tasks.adapters.sources.nycflights:read_flights", "function: os.system('x')", ("source.function",)),

@@ -9,10 +9,12 @@ from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
+from tasks.adapters.evaluation import challenger as trial
 from tasks.adapters.registry import version_files
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Scoring, Snapshot
+from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.rollout.scoring import score_window
 from tests.support.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
 
@@ -68,3 +70,27 @@ def test_empty_window_is_not_scored():
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=10, window=HOLDOUT).slice(0, 0))
     scoring = score(config, snapshot, register(config))
     assert (scoring.rows, scoring.latency.p99_s) == (0, 0.0)
+
+
+def test_a_missing_prediction_is_no_error(monkeypatch):
+    """The guardrails have a limit of their own for predictions that are not finite; the champion answers instead."""
+    config = make_config()
+    snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=300, window=HOLDOUT))
+    champion, challenger = register(config, "one"), register(config, "two", turn=-1.0)
+    predict = trial.try_predict_rows
+
+    def sometimes(version, rows, estimator):
+        found = predict(version, rows, estimator)
+        found[:1], found[1:2] = np.nan, 1.5
+        return found
+
+    monkeypatch.setattr(trial, "try_predict_rows", sometimes)
+    split = TrafficSplit(config.name, "1", "2", "canary", 1.0, step="canary 1")
+    with disable_run_logger():
+        scoring = score_window.fn(config, snapshot, champion, split, challenger)
+    logged = lake.read_predictions(config, HOLDOUT).to_pandas()
+    tried = logged[logged["role"] == "challenger"]
+    assert tried["error"].dropna().unique().tolist() == ["not a probability"]
+    assert int((tried["prediction"].isna() & tried["error"].isna()).sum()) == 2, "one in each of two batches"
+    assert int((logged["role"] == "champion").sum()) == 4
+    assert (scoring.latency.batches, scoring.challenger.latency.batches) == (1, 2)

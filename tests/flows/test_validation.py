@@ -53,6 +53,9 @@ def test_challenger_of_the_new_concept_passes(task):
     assert (primary.p_value is None) == (task == "regression")
     assert [item.slice_name for item in forward.differences[1:]] == ["colour=blue", "colour=green", "colour=red"]
     assert dict(registry.version(config.name, "2").tags)["validation"] == "pass"
+    histograms = (forward.challenger_predictions, forward.champion_predictions)
+    assert [(one.version, one.rows, len(one.shares)) for one in histograms] == [("2", 600, 10), ("1", 600, 10)]
+    assert from_json(ValidationReport, to_json(forward)) == forward
 
 
 def test_holdout_with_rescaled_labels_fails():

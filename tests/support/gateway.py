@@ -73,7 +73,7 @@ def _registered(task: str, versions: int) -> Path:
 
 def split_traffic(config: ModelConfig, **changes: Any) -> TrafficSplit:
     """Write the split between versions 1 and 2."""
-    given: dict[str, Any] = {"champion": "1", "challenger": "2", "salt": "s", "step": "canary 0.5"}
+    given: dict[str, Any] = {"champion": "1", "challenger": "2", "salt": "s", "step": "canary 50 %"}
     split = TrafficSplit(config.name, **given | changes)
     with lease.hold(config.name, "test"):
         write_split(split)

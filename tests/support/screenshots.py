@@ -14,21 +14,30 @@ from tasks.adapters.storage.workspace import workspace
 from tests.support.browser import render
 
 FOLDER = Path(__file__).parents[2] / "infra" / "screenshots"
+MODEL = "air_time"
 DECISION = "decision-air-time"
 COLOURS = 256  # pages have few colours; halves the file size
 
 
 def retake() -> None:
-    """Write replay.png and decision.png."""
+    """Write replay.png, rollout.png and decision.png."""
     with TemporaryDirectory() as folder:
         replay = render(workspace().home / "replay" / "index.html", Path(folder), width=1200, height=1290)
         _keep(replay.screenshot, "replay.png")
+        rollout = render(_latest_rollout(), Path(folder), width=1200, height=1290)
+        _keep(rollout.screenshot, "rollout.png")
         with running_server(workspace()) as environment:
             api = environment["PREFECT_API_URL"]
             wait_until_healthy(api)
             page = f"{api.removesuffix('/api')}/artifacts/artifact/{_retraining(api)}"
             decision = render(page, Path(folder), width=1280, height=900, ready="h1", settle_ms=4000)
         _keep(decision.screenshot, "decision.png")
+
+
+def _latest_rollout() -> Path:
+    """Return the page of the rollout that was changed last."""
+    pages = (workspace().reports / MODEL / "rollouts").glob("*.html")
+    return max(pages, key=lambda page: page.stat().st_mtime)
 
 
 def _retraining(api: str) -> str:

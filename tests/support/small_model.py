@@ -34,6 +34,7 @@ training:
   min_rows: 300
   parameters: {n_estimators: 30, max_depth: 3, learning_rate: 0.3}
 validation: {holdout_days: 1.5, min_rows: 100, non_inferiority_margin: 0.1}
+rollout: {mode: none}
 """
 
 

@@ -49,6 +49,7 @@ def make_config(task: str = "binary", **changes: Any) -> ModelConfig:
             "retraining": {"when": {"trigger": "every", "days": 30}},
             "training": {"parameters": {"n_estimators": 30, "max_depth": 3}, "min_rows": 200},
             "validation": {"slices": ["colour"], "min_rows": 100},
+            "rollout": {"mode": "none"},
             **changes,
         }
     )

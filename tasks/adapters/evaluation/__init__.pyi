@@ -4,4 +4,7 @@ from . import (
     detectors as detectors,
     prediction_log as prediction_log,
     probes as probes,
+    rollout_evidence as rollout_evidence,
+    rollout_labels as rollout_labels,
+    rollout_look as rollout_look,
 )

@@ -21,7 +21,7 @@ from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, ModelFileError
-from tasks.policy.records.evidence import MetricDifference, ModelVersion
+from tasks.policy.records.evidence import MetricDifference, ModelVersion, PredictionHistogram
 from tasks.policy.rollout import comparison
 from tasks.policy.rollout.comparison import prediction_fault
 from tasks.policy.rollout.validation import Comparison
@@ -43,6 +43,8 @@ class _Scored:
     y_true: Floats
     predictions: list[Floats]
     classes: tuple[str, ...]
+    histograms: list[PredictionHistogram | None]
+    """Of each version's predictions as it would serve them, the challenger's first."""
 
 
 def compare(
@@ -72,7 +74,13 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
     labels = rows.column(config.columns.label)
     y_true, aligned = align_labels(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(y_true)
-    return _Scored(rows.filter(pa.array(known)), y_true[known], [values[known] for values in aligned], classes)
+    histograms = [
+        comparison.prediction_histogram(version.version, values)
+        for version, (_, values) in zip(versions, answers, strict=True)
+    ]
+    return _Scored(
+        rows.filter(pa.array(known)), y_true[known], [values[known] for values in aligned], classes, histograms
+    )
 
 
 def try_predict(
@@ -141,7 +149,8 @@ def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Com
     prior = _prior(compared.challenger, scored.classes)
     constant = comparison.against_constant(metric, y_true, new, resampling, prior)
     if compared.champion is None:
-        return replace(compared, constant=constant, first=comparison.own_value(metric, y_true, new, resampling))
+        first = comparison.own_value(metric, y_true, new, resampling)
+        return replace(compared, constant=constant, first=first, challenger_predictions=scored.histograms[0])
     pairs = PairedPredictions(y_true, champion=scored.predictions[1], challenger=new)
     return replace(
         compared,
@@ -149,6 +158,8 @@ def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Com
         slices=_slice_differences(config, scored.rows, pairs, resampling),
         protected=config.columns.protected,
         constant=constant,
+        challenger_predictions=scored.histograms[0],
+        champion_predictions=scored.histograms[1],
     )
 
 

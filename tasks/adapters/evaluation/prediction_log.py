@@ -1,24 +1,29 @@
 """Join a window's logged predictions with the labels known so far.
 
-If two versions served a window (a canary), only the rows of the version with most rows are used.
+Only the champion's predictions are its performance: those of a challenger, served or as a shadow, are compared in
+`rollout_evidence`. If the champion changed within the window, the rows of the champion with most rows are used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.adapters.models.slice_values import groups_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
+from tasks.policy.rollout.comparison import missing_rows
+from tasks.policy.rollout.traffic import Role
 from tasks.policy.statistics.metrics import Floats
 
 
@@ -56,15 +61,16 @@ class LoggedPredictions(NamedTuple):
 
 
 def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedPredictions:
-    """Read the window's logged predictions with the labels known at `as_of`; version "none" and no rows without any."""
+    """Read the champion's predictions of a window with the labels known at `as_of`; version "none" without any."""
     columns = config.columns
-    log = lake.read_predictions(config, window).select(["id", "prediction", "model_version"]).to_pandas()
+    log = answered(with_role(lake.read_predictions(config, window), "champion"))
+    log = log.select(["id", "prediction", "model_version"]).to_pandas()
     if log.empty:
         return LoggedPredictions("none", np.empty(0), np.empty(0))
     version = str(log["model_version"].mode()[0])
     own = log[log["model_version"] == version].drop_duplicates("id")
     logged_ids = pa.chunked_array([pa.array(own["id"])])
-    labelled = _labelled(config, window, as_of)
+    labelled = read_labelled(config, window, as_of, (columns.key, columns.label), config.performance.slices)
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
     codes = encode_labels(labelled.column(columns.label), classes, unknown=len(classes))
     y_true = np.full(len(own), np.nan)
@@ -78,9 +84,59 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
     return LoggedPredictions(version, np.stack(own["prediction"].to_numpy()).astype(float), y_true, classes, slices)
 
 
-def _labelled(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:
-    wanted = [config.columns.key, config.columns.label]
+def with_role(log: pa.Table, *roles: Role) -> pa.Table:
+    """Return the rows of the prediction log with one of these roles; rows from before there were roles are the champion's."""
+    if "role" not in log.column_names:
+        return log if "champion" in roles else log.slice(0, 0)
+    return log.filter(pc.is_in(pc.fill_null(log["role"].cast(pa.string()), "champion"), pa.array(roles)))
+
+
+def answered(log: pa.Table) -> pa.Table:
+    """Return the rows of the prediction log that have a prediction and no error."""
+    log = log.filter(pc.is_valid(log["prediction"]))
+    return log.filter(pc.is_null(log["error"])) if "error" in log.column_names else log
+
+
+def finite_answers(log: pa.Table) -> pa.Table:
+    """Return the rows of the prediction log with a finite prediction and no error."""
+    rows = answered(log)
+    return rows.filter(pa.array(~missing_rows(predictions_of(rows["prediction"]))))
+
+
+class ArmRows(NamedTuple):
+    """Rows of the prediction log of each version, in the columns of the log."""
+
+    champion: pa.Table
+    challenger: pa.Table
+
+
+def arms_of(log: pa.Table, champion: str, challenger: str) -> ArmRows:
+    """Split the prediction log: the champion's own rows, and the challenger's, served or as a shadow."""
+    old, new = with_role(log, "champion"), with_role(log, "challenger", "shadow")
+    return ArmRows(
+        old.filter(pc.equal(old["model_version"], champion)), new.filter(pc.equal(new["model_version"], challenger))
+    )
+
+
+def inside(rows: pa.Table, time: str, span: Window) -> pa.Table:
+    """Return the rows whose column `time` lies in the span."""
+    return rows.filter(pc.and_(pc.greater_equal(rows[time], moment(span.start)), pc.less(rows[time], moment(span.end))))
+
+
+def predictions_of(column: pa.ChunkedArray) -> Floats:
+    """Return logged predictions without nulls as an array: (n,), or (n, classes)."""
+    if pa.types.is_list(column.type):
+        found: Floats = pc.list_flatten(column).to_numpy().reshape(len(column), -1) if len(column) else np.empty((0, 1))
+        return found
+    values: Floats = column.to_numpy()
+    return values
+
+
+def read_labelled(
+    config: ModelConfig, window: Window, as_of: datetime, needed: Sequence[str], slices: Sequence[str]
+) -> pa.Table:
+    """Read columns of a window's labelled rows: those needed, and the slice columns if they landed with the window."""
     try:
-        return lake.labelled_rows(config, window, as_of, [*wanted, *config.performance.slices])
+        return lake.labelled_rows(config, window, as_of, list(dict.fromkeys((*needed, *slices))))
     except LakeError:  # the window may predate the slice columns; any other fault is raised by the next read
-        return lake.labelled_rows(config, window, as_of, wanted)
+        return lake.labelled_rows(config, window, as_of, list(needed))

@@ -24,6 +24,7 @@ from .tables import (
     land_rows as land_rows,
     landed_rows as landed_rows,
     landed_until as landed_until,
+    predicted_windows as predicted_windows,
     read_batches as read_batches,
     read_label_faults as read_label_faults,
     read_labelled as read_labelled,

@@ -29,7 +29,7 @@ from tasks.adapters.lake.late_labels import (
     read_labelled,
 )
 from tasks.adapters.lake.schemas import conform_rows, require_columns
-from tasks.adapters.lake.window_scan import parse_window
+from tasks.adapters.lake.window_scan import overlap, parse_window
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
@@ -51,6 +51,7 @@ __all__ = [
     "land_rows",
     "landed_rows",
     "landed_until",
+    "predicted_windows",
     "read_batches",
     "read_label_faults",
     "read_labelled",
@@ -175,6 +176,13 @@ def read_predictions(config: ModelConfig, window: Window) -> pa.Table:
         return _EMPTY_PREDICTIONS
     rows = pa.concat_tables([table.opened(file).table() for file in files], promote_options="default")
     return _ordered(rows, ("time", "id", "model_version"))
+
+
+def predicted_windows(config: ModelConfig, span: Window) -> tuple[Window, ...]:
+    """Return the windows that have predictions and overlap the span, oldest first."""
+    table = LandedTable.open(workspace().table(config.name, "predictions"))
+    windows = {parse_window(file.window) for file in table.files()} if table else set()
+    return tuple(sorted(window for window in windows if overlap(window, span)))
 
 
 def read_rows(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:

@@ -9,7 +9,13 @@ from tasks.adapters.orchestration import delivery
 from tasks.adapters.orchestration.runs import run_mode
 from tasks.policy.records.events import RunMode, about
 
-HANDED_OVER = {"retraining.requested", "return.requested", "challenger.validated", "champion.degraded"}
+HANDED_OVER = {
+    "retraining.requested",
+    "return.requested",
+    "challenger.validated",
+    "rollout.ready",
+    "champion.degraded",
+}
 """Events that start the next flow; a lost one would stop the loop."""
 
 

@@ -7,4 +7,5 @@ from . import (
     plots as plots,
     replay as replay,
     replay_charts as replay_charts,
+    rollout as rollout,
 )

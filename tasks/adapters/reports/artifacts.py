@@ -1,4 +1,4 @@
-"""Publish Markdown artifacts in the Prefect dashboard, one page per action. Decisions and rollouts have their own modules.
+"""Publish Markdown artifacts in the Prefect dashboard, one page per action. Decisions, rollouts and the fleet have their own.
 
 The sentences are those of the decision, identical in ledger and log. The only category values shown are those of
 slices, which cannot be personal columns (`deployments/config/model.py`). Names, reasons and category values are
@@ -12,7 +12,6 @@ from html import escape
 from prefect.artifacts import create_markdown_artifact
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.reports.fleet import markdown as fleet_markdown
 from tasks.adapters.storage.links import version_link
 from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
@@ -20,7 +19,6 @@ from tasks.policy.governance.access import Approval, ApprovalRequest
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
-from tasks.policy.reporting.fleet import Fleet
 from tasks.policy.reporting.preview import Preview
 
 
@@ -78,11 +76,6 @@ def publish_preview_page(preview: Preview) -> None:
     parts += ["## What it would do", bullets(preview.reasons)]
     named = key(f"preview-{preview.action}", preview.model)
     create_markdown_artifact("\n\n".join(parts), key=named, description=plain(preview.headline))
-
-
-def publish_fleet(fleet: Fleet, page: str) -> None:
-    """Publish the state of every model as a table; a single artifact, whose history shows the trend."""
-    create_markdown_artifact(fleet_markdown(fleet, page), key="fleet", description=plain(fleet.headline))
 
 
 def publish_backtest(model: str, recommendation: Recommendation, rows: list[dict[str, str]], page: str) -> None:

@@ -6,11 +6,17 @@ The page has no script. A report's link is relative to the page, or an http(s), 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prefect.artifacts import create_markdown_artifact
+
 from tasks.adapters.reports import page
+from tasks.adapters.reports.artifacts import table
 from tasks.adapters.storage.links import link, relative_link, version_link
 from tasks.policy.records.text import plain
 from tasks.policy.reporting.decision import action_words, as_sentence, headline
 from tasks.policy.reporting.fleet import Fleet, FleetMember
+from tasks.policy.reporting.replay_story import share_text
+from tasks.policy.reporting.rollout import headline as rollout_headline, looks_words
+from tasks.policy.rollout.stages import RolloutState
 
 WIDTH, HEIGHT, MARGIN = 180.0, 44.0, 4.0
 
@@ -25,6 +31,11 @@ class Curve:
     words: str
 
 
+def publish_fleet(fleet: Fleet, address: str) -> None:
+    """Publish the state of every model as a table; a single artifact, whose history shows the trend."""
+    create_markdown_artifact(markdown(fleet, address), key="fleet", description=plain(fleet.headline))
+
+
 def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
     """Render the page. `without_file` lists the models in the ledger that no file describes."""
     return page.render(
@@ -36,6 +47,7 @@ def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
         action_words=action_words,
         as_sentence=as_sentence,
         reports=report_links,
+        rollouts=[(model, rollout_cells(state), _rollout_page(model, state)) for model, state in fleet.rollouts],
         version_link=version_link,
         size=(WIDTH, HEIGHT),
     )
@@ -79,6 +91,16 @@ def report_links(member: FleetMember) -> tuple[tuple[str, str], ...]:
     return tuple((words, address) for words, address in links if _is_page(address))
 
 
+def rollout_cells(state: RolloutState) -> tuple[str, ...]:
+    """Return version, step, share, looks and the sentence of a running rollout."""
+    share = share_text(state.current.share)
+    return state.plan.version, state.current.name, share, looks_words(state), rollout_headline(state)
+
+
+def _rollout_page(model: str, state: RolloutState) -> str:
+    return relative_link(str(page.rollout_path(model, state.plan)))
+
+
 def _is_page(address: str) -> bool:
     scheme, separator, _ = address.partition("://")
     return not separator or scheme.lower() in ("http", "https", "file", "s3", "gs")
@@ -102,6 +124,9 @@ def markdown(fleet: Fleet, address: str) -> str:
     rows = [header, tuple("---" for _ in header), *((plain(each.model), *unknown) for each in fleet.broken)]
     rows += map(_row, fleet.members)
     lines += ["## All models", "\n".join("| " + " | ".join(row) + " |" for row in rows)]
+    if fleet.rollouts:
+        running = [(model, *rollout_cells(state)) for model, state in fleet.rollouts]
+        lines += ["## Running rollouts", table(("model", "version", "step", "share", "looks", "rollout"), running)]
     return "\n\n".join(lines)
 
 

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tasks.adapters.storage.atomic_files import write_atomically
-from tasks.adapters.storage.workspace import make_folder
+from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.errors import WorkspaceError
+from tasks.policy.rollout.stages import Rollout
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -44,6 +46,12 @@ def write(html: str, path: Path, name: str) -> Path:
             f"{path}: the {name} page cannot be written ({error.strerror}); expected a writable folder with about "
             "6 MB free; set PERENNIAL_HOME to another folder, or free disk space"
         ) from error
+
+
+def rollout_path(model: str, plan: Rollout) -> Path:
+    """Return the path of a rollout's page; a version that is rolled out again gets another one."""
+    name = f"version-{quote(plan.version, safe='')}-{quote(plan.decision_id[:8], safe='')}.html"
+    return workspace().reports / model / "rollouts" / name
 
 
 @cache

@@ -4,6 +4,7 @@ Each chart has a title that names the quantity, one line on how to read it, a le
 for readers who cannot see it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.adapters.reports import page, replay_charts as charts
-from tasks.policy.records.replay import Replay, ReplayWindow
+from tasks.policy.records.replay import Replay, ReplayWindow, RolloutProgress
 from tasks.policy.reporting import replay_story as story
 from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.replay_story import (
@@ -37,6 +38,9 @@ LINK_SCHEMES = ("", "http", "https", "file")
 
 NAMED_PEAKS = 6
 """Number of worst features named in the chart; the others are named on hover."""
+
+SHADOW_HEIGHT = 6.0
+"""Height in percent of the bars of a challenger that serves nothing; a bar of 0 would not be seen."""
 
 BASELINE_KEYS = (("line never", "never retrained"), ("line every", "retrained every window"))
 
@@ -99,7 +103,7 @@ def summary_table(replays: Sequence[Replay]) -> Table:
 
 def _panels(replay: Replay) -> tuple[Panel, ...]:
     """Return the charts of one replay; empty without windows."""
-    makers = (_metric, _events, _drift, _worst, _labels, _cost)
+    makers = (_metric, _events, *((_gain, _share) if story.rollouts(replay) else ()), _drift, _worst, _labels, _cost)
     return tuple(make(replay) for make in makers) if replay.windows else ()
 
 
@@ -156,6 +160,90 @@ def _events(replay: Replay) -> Panel:
     summary = f"Champions: {reigns}. Events: {counts or 'none'}."
     note = "Which version served, and what was done. A thin line runs through all charts where a new one took over."
     return Panel("events", "Champion and events", note, (), summary, 52 + 27 * len(lanes), figure)
+
+
+def _gain(replay: Replay) -> Panel:
+    """Plot the challenger's gain at each look of a rollout, with its interval and boundaries."""
+    rollouts = story.rollouts(replay)
+    looks = [(window, progress) for each in rollouts for window, progress in each.windows if progress.has_gain]
+    gains = [scaled(progress.gain or 0.0, replay) for _, progress in looks]
+    above = [scaled((progress.high or 0.0) - (progress.gain or 0.0), replay) for _, progress in looks]
+    below = [scaled((progress.gain or 0.0) - (progress.low or 0.0), replay) for _, progress in looks]
+    marks = [charts.ROLLOUT_MARKS.get(progress.status, ("circle", "loop")) for _, progress in looks]
+    marker = {"color": [colour for _, colour in marks], "symbol": [symbol for symbol, _ in marks], "size": 8}
+    bars = {
+        "type": "data",
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
+        "color": "loop",
+        "thickness": 1.2,
+        "width": 3,
+    }
+    hover = [_rollout_label(window, progress, replay) for window, progress in looks]
+    points = charts.trace(
+        [window for window, _ in looks], gains, hover, type="scatter", mode="markers", marker=marker, error_y=bars
+    )
+    lines = [
+        charts.rollout_line(rollouts, lambda p: _scaled(p.passes_above, replay), color="better", width=1.8),
+        charts.rollout_line(rollouts, lambda p: _scaled(p.harm_below, replay), color="never", width=1.8),
+        charts.rollout_line(
+            rollouts, lambda p: _scaled(p.margin and -p.margin, replay), color="ink", width=1.2, dash="dash"
+        ),
+    ]
+    figure = charts.figure(replay, [*lines, points], title=unit_of(replay) or metric_name(replay).short)
+    margins = [progress.margin for _, progress in looks if progress.margin]
+    figure["layout"]["yaxis"] |= {"range": _gain_range(gains, [*above, *below], [scaled(m, replay) for m in margins])}
+    figure["layout"]["yaxis"] |= {"zeroline": True, "zerolinecolor": "ink", "zerolinewidth": 1}
+    keys = [("line loop", "gain, sequential interval"), ("line pass", "passes above"), ("line harm", "returned below")]
+    keys += [("line edge", "accepted margin")] * bool(margins)
+    note = "Challenger against champion on the labelled rows of its rollout so far; above 0 is better."
+    summary = f"{counted(len(rollouts), 'rollout')} with {counted(len(looks), 'look')}."
+    return Panel("gain", "Rollouts: gain", note, tuple(keys), summary, 212, figure)
+
+
+def _scaled(value: float | None, replay: Replay) -> float | None:
+    return None if value is None else scaled(value, replay)
+
+
+def _gain_range(gains: Sequence[float], halves: Sequence[float], margins: Sequence[float]) -> list[float]:
+    """Return the axis: all gains and margins, and intervals up to the typical ones; those of first looks are far wider."""
+    typical = 1.5 * sorted(halves)[len(halves) // 2] if halves else 0.0
+    reach = max([*map(abs, gains), *margins, 0.0], default=0.0) + typical
+    return [-reach or -1.0, reach or 1.0]
+
+
+def _rollout_label(window: ReplayWindow, progress: RolloutProgress, replay: Replay) -> str:
+    where = f"{version_name(progress.version)} against {version_name(progress.champion)}: {progress.step}, {progress.status}"
+    look = f"look {progress.look} of {progress.planned_looks}" if progress.look else "no look yet"
+    one = story.ReplayedRollout(((window, progress),))
+    gain = f"{look}, gain {story.gain_text(one, replay)}" if progress.has_gain else look
+    return charts.label(window, where, gain, *([progress.reason] if progress.reason else []))
+
+
+def _share(replay: Replay) -> Panel:
+    """Plot the share of the traffic that a challenger serves in each window of a rollout."""
+    rollouts = story.rollouts(replay)
+    found = [(window, progress) for each in rollouts for window, progress in each.windows]
+    windows = [window for window, _ in found]
+    shares = [max(100 * progress.share, SHADOW_HEIGHT) for _, progress in found]
+    fills = [charts.ROLLOUT_MARKS.get(progress.status, ("", "loop"))[1] for _, progress in found]
+    hatches = ["" if progress.share else "/" for _, progress in found]
+    hover = [_rollout_label(window, progress, replay) for window, progress in found]
+    bars = charts.bars(windows, shares, hover, fills, hatches)
+    figure = charts.figure(replay, [bars], title="% of traffic", range=[0, 108], tickvals=[0, 50, 100])
+    statuses = {progress.status for _, progress in found}
+    keys = [("box loop", "serves its share")] * any(0 < progress.share < 1 for _, progress in found)
+    keys += [("hatch loop", "in shadow")] * any(not p.share and p.status not in story.ROLLOUT_ENDS for _, p in found)
+    keys += [("box better", "promoted")] * ("promoted" in statuses) + [("hatch back", "returned")] * (
+        "returned" in statuses
+    )
+    keys += [("hatch muted", "ended without a verdict")] * bool(statuses & {"inconclusive", "superseded"})
+    ends = Counter(each.last.status.replace("_", " ") for each in rollouts)
+    summary = f"Rollouts: {', '.join(f'{count} {status}' for status, count in ends.items())}."
+    return Panel(
+        "share", "Rollouts: share", "Share of the traffic after each window.", tuple(keys), summary, 142, figure
+    )
 
 
 def _drift(replay: Replay) -> Panel:

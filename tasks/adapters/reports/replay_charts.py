@@ -5,7 +5,7 @@ Text is escaped here, because Plotly interprets tags in its labels.
 """
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
 from itertools import groupby
@@ -14,9 +14,9 @@ from typing import Any
 
 from tasks.adapters.reports.page import Chart
 from tasks.policy.records.base import Window
-from tasks.policy.records.replay import EventKind, Replay, ReplayWindow
+from tasks.policy.records.replay import EventKind, Replay, ReplayWindow, RolloutProgress
 from tasks.policy.records.reports import MetricValue
-from tasks.policy.reporting.replay_story import EVENT_WORDS, scaled, version_name
+from tasks.policy.reporting.replay_story import EVENT_WORDS, ReplayedRollout, scaled, version_name
 
 MARKS: dict[EventKind, tuple[str, str]] = {
     "promoted": ("triangle-up", "better"),
@@ -33,6 +33,15 @@ MARKS: dict[EventKind, tuple[str, str]] = {
     "superseded": ("cross", "muted"),
 }
 """Symbol and colour of each kind of event, in the order of their lanes."""
+
+ROLLOUT_MARKS: dict[str, tuple[str, str]] = {
+    "promoted": ("triangle-up", "better"),
+    "returned": ("triangle-left", "back"),
+    "inconclusive": ("hourglass", "muted"),
+    "superseded": ("cross", "muted"),
+    "aborted": ("x", "never"),
+}
+"""Symbol and colour of a rollout's last look by how it ended; before its end, looks are blue circles."""
 
 REIGN_TINTS = 4
 """Number of tints that alternate between champions; adjacent ones always differ, and each band shows its version."""
@@ -136,6 +145,18 @@ def lane(replay: Replay, kind: EventKind) -> Chart:
     symbol, colour = MARKS[kind]
     marker = {"color": colour, "symbol": symbol, "size": 10}
     return trace(windows, [EVENT_WORDS[kind]] * len(windows), hover, type="scatter", mode="markers", marker=marker)
+
+
+def rollout_line(
+    rollouts: Sequence[ReplayedRollout], value: Callable[[RolloutProgress], float | None], **style: Any
+) -> Chart:
+    """Return a line through a value at each look, with a gap between rollouts; its numbers are on the gain's points."""
+    x: list[str | None] = []
+    y: list[float | None] = []
+    for rollout in rollouts:
+        x += [*(_middle(window.window) for window, _ in rollout.windows), None]
+        y += [*(value(progress) for _, progress in rollout.windows), None]
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": style, "hoverinfo": "skip"}
 
 
 def quarantine_shades(replay: Replay) -> list[Chart]:

@@ -38,7 +38,7 @@ def write_split(split: TrafficSplit) -> None:
                 "or `rollback`"
             )
         names = _names(model)
-        if names and _read(model, names[-1]) == split and _numbers(names[-1])[0] == token:
+        if names and _numbers(names[-1])[0] == token and _is_split(split, names[-1]):
             return
         own = [number for held, number in map(_numbers, names) if held == token]
         key = f"{FOLDER}/{model}/{token:08d}-{max(own, default=0) + 1:06d}.json"
@@ -61,6 +61,14 @@ def read_split(model: str) -> TrafficSplit:
     except (LedgerError, TrafficError) as error:
         logger.warning("%s: the traffic split cannot be read, the champion answers everything: %s", model, error)
         return TrafficSplit(model, None)
+
+
+def _is_split(split: TrafficSplit, name: str) -> bool:
+    """Return whether the file holds this split; an unreadable file is replaced, or no split could be written again."""
+    try:
+        return _read(split.model, name) == split
+    except TrafficError:
+        return False
 
 
 def _read(model: str, name: str) -> TrafficSplit:

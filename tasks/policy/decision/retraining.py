@@ -124,6 +124,8 @@ def _data_fault(case: Case, diagnosis: Diagnosis | None) -> tuple[str, str, str]
 def _block(policy: RetrainingPolicy, case: Case) -> tuple[str, str, str] | None:
     """(block, reason, what would change it) if the condition holds but a limit blocks the retrain."""
     history, window, as_of = case.history, case.evidence.window, case.as_of
+    if history.rollout:
+        return _rolling_out(history.rollout)
     last = max(history.retrained_at, default=None)
     if last is not None and not is_reached(free := last + timedelta(days=policy.cooldown_days), as_of, window):
         text = f"the last retrain was on {last:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"
@@ -142,9 +144,20 @@ def _block(policy: RetrainingPolicy, case: Case) -> tuple[str, str, str] | None:
     return None
 
 
+def _rolling_out(rollout: str) -> tuple[str, str, str]:
+    """A newer challenger would end the rollout before its verdict, again and again, and none would ever serve."""
+    return (
+        "rollout",
+        f"{rollout}; no other challenger starts before its verdict",
+        "would retrain once the rollout has ended",
+    )
+
+
 def _too_soon(policy: RetrainingPolicy, case: Case) -> tuple[str, str, str] | None:
     """The same for a return to an earlier version: the cooldown counts from the last change of champions."""
     since, window = case.history.champion_since, case.evidence.window
+    if case.history.rollout:
+        return _rolling_out(case.history.rollout)
     if since is None or is_reached(free := since + timedelta(days=policy.cooldown_days), case.as_of, window):
         return None
     text = f"the champion changed on {since:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"

@@ -11,6 +11,7 @@ from datetime import datetime
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import LedgerEntry, ValidationReport
+from tasks.policy.rollout.stages import rollout_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class PendingApproval:
 def pending_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[PendingApproval, ...]:
     """The latest challenger that passed, unless its decision has been answered since or a later challenger exists.
 
-    `now` is wall-clock time, by which approvals expire.
+    A challenger in a rollout waits only once its rollout has passed, or is to serve for the first time. `now` is
+    wall-clock time, by which approvals expire.
     """
     verdicts = [entry for entry in entries if entry.kind in ("challenger.validated", "challenger.refused")]
     if not verdicts or verdicts[-1].kind != "challenger.validated":
@@ -45,6 +47,9 @@ def pending_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[Pe
     waiting = verdicts[-1]
     about = [entry for entry in entries if entry.decision_id == waiting.decision_id]
     if any(_answers(entry) for entry in about if entry.sequence > waiting.sequence):
+        return ()
+    rollout = rollout_of(about, waiting.decision_id or "")
+    if rollout is not None and rollout.status not in ("awaiting_approval", "passed"):
         return ()
     requests = [from_json(ApprovalRequest, entry.body) for entry in about if entry.kind == "approval.requested"]
     expired_at = requests[0].expires_at if requests and requests[0].expires_at <= now else None

@@ -102,6 +102,8 @@ class History:
     """Estimated metrics of earlier windows, made before their labels arrived."""
     unresolved: str | None = None
     """A sentence, set when earlier retrains have not brought the metric of the latest windows back within its limit."""
+    rollout: str | None = None
+    """A sentence, set while a challenger is rolled out; it is not overtaken by another one before its verdict."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
         """The same history with these reports in place of the earlier ones of their windows."""
@@ -247,6 +249,21 @@ class MetricDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionHistogram:
+    """A version's predictions at validation, counted in its own bins.
+
+    A prediction is the probability of class 1 for two classes, the largest probability for more, and the value for a
+    regression. `edges` separate the bins; bin i holds the predictions in (edge[i-1], edge[i]].
+    """
+
+    version: str
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    """Share of the rows in each bin, one more than there are edges."""
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class ValidationReport:
     """The verdict on a challenger, its differences from the champion, and the reasons."""
 
@@ -259,6 +276,9 @@ class ValidationReport:
     first_model: bool = False
     constant: MetricDifference | None = None
     """Comparison of the challenger with the best constant prediction on the same rows."""
+    challenger_predictions: Annotated[PredictionHistogram | None, Field(exclude_if=lambda found: found is None)] = None
+    """The predictions that the guardrails of a rollout compare with; None in older reports."""
+    champion_predictions: Annotated[PredictionHistogram | None, Field(exclude_if=lambda found: found is None)] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,25 @@ class RolloutProgress:
     look: int = 0
     planned_looks: int = 0
 
+    @property
+    def has_gain(self) -> bool:
+        return self.gain is not None and self.low is not None and self.high is not None
+
+    @property
+    def passes_above(self) -> float | None:
+        """Gain above which the challenger passes: the interval is then above minus the margin."""
+        if self.gain is None or self.low is None or self.margin is None:
+            return None
+        return self.gain - self.low - self.margin
+
+    @property
+    def harm_below(self) -> float | None:
+        """Gain below which traffic returns to the champion: the interval is below 0, and the challenger did not pass."""
+        if self.gain is None or self.high is None:
+            return None
+        harm, passes = self.gain - self.high, self.passes_above
+        return harm if passes is None else min(harm, passes)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayWindow:

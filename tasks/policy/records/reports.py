@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tasks.policy.records.base import Window
 
@@ -279,6 +281,8 @@ class Latency:
     p95_s: float
     p99_s: float
     peak_memory_mb: float
+    batches: Annotated[int, Field(exclude_if=lambda count: count == 0)] = 0
+    """Number of batches that were timed; 0 in older records, which did not count them."""
 
 
 @dataclass(frozen=True, slots=True)

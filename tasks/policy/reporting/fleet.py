@@ -1,8 +1,8 @@
 """Survey the state of every model, from its ledger and its champion, and say which models require action.
 
 Needs follow from facts alone, most urgent first: a pending approval, no champion, a quarantined window, labels that
-cannot be trusted or are overdue, an overdue check, a refusal, a loss of performance, drift. Models are sorted by their
-most urgent need. Models whose file or ledger cannot be read come first, because nothing runs for them.
+cannot be trusted or are overdue, a held rollout, an overdue check, a refusal, a loss of performance, drift. Models are
+sorted by their most urgent need. Models whose file or ledger cannot be read come first, because nothing runs for them.
 """
 
 from collections import Counter
@@ -23,6 +23,8 @@ from tasks.policy.records.evidence import (
     latest_performances,
 )
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
+from tasks.policy.reporting.rollout import headline
+from tasks.policy.rollout.stages import RolloutState, rollout_state
 
 NeedKind = Literal[
     "approval",
@@ -31,6 +33,7 @@ NeedKind = Literal[
     "quarantined",
     "labels",
     "unresolved",
+    "rollout",
     "overdue",
     "drift tests",
     "budget",
@@ -41,8 +44,8 @@ NeedKind = Literal[
     "drifted",
 ]
 URGENCY: tuple[NeedKind, ...] = (
-    "approval", "no champion", "registry", "quarantined", "labels", "unresolved", "overdue", "drift tests", "budget", "refused",
-    "worse", "retraining", "record ended", "drifted",
+    "approval", "no champion", "registry", "quarantined", "labels", "unresolved", "rollout", "overdue", "drift tests", "budget",
+    "refused", "worse", "retraining", "record ended", "drifted",
 )  # fmt: skip
 """Most urgent first."""
 ACTION_REQUIRED: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
@@ -102,6 +105,8 @@ class FleetMember:
     next_check: datetime | None
     retrains: int
     approvals: tuple[PendingApproval, ...]
+    rollout: RolloutState | None = None
+    """The rollout that is running, if any."""
 
     @property
     def urgency(self) -> int:
@@ -126,6 +131,11 @@ class Fleet:
     balance: BudgetBalance | None = None
     """The budget that models share, if any."""
     broken: tuple[BrokenModel, ...] = ()
+
+    @property
+    def rollouts(self) -> tuple[tuple[str, RolloutState], ...]:
+        """The running rollouts, each with its model."""
+        return tuple((member.facts.model, member.rollout) for member in self.members if member.rollout)
 
     @property
     def headline(self) -> str:
@@ -176,6 +186,7 @@ def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
         *_recent_needs(facts, latest, report),
     ]
     needs = tuple(sorted(found, key=lambda need: URGENCY.index(need.kind)))
+    rollout = rollout_state(facts.entries)
     return FleetMember(
         facts=facts,
         health=_health(needs),
@@ -190,6 +201,7 @@ def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
             entry.kind == "challenger.registered" and entry.at > facts.as_of - MONTH for entry in facts.entries
         ),
         approvals=approvals,
+        rollout=rollout if rollout and rollout.is_active else None,
     )
 
 
@@ -232,6 +244,9 @@ def _standing_needs(
             yield Need("record ended", f"the recorded data ends; its last window {found}")
         else:
             yield Need("quarantined", found)
+    rollout = rollout_state(facts.entries)
+    if rollout and rollout.status == "held":
+        yield Need("rollout", headline(rollout))
     if latest and latest.decision.unresolved:
         yield Need("unresolved", latest.decision.unresolved)
     labels = [] if latest is None else [one for one in known if one.window <= latest.evidence.window]

@@ -11,6 +11,8 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.rollout.restorable import RollbackPlan
+from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.verdict import RolloutForecast, horizon_warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,21 @@ def describe_validation(validation: ValidationReport, champion: str | None) -> t
         f"validation: {validation.verdict} on {validation.rows:,} rows",
         *validation.reasons,
     )
+
+
+def describe_rollout(policy: RolloutPolicy, forecast: RolloutForecast | None) -> tuple[str, ...]:
+    """The steps of the rollout that would begin, and what its verdict needs."""
+    steps = ", then ".join(step.name for step in policy.steps)
+    if forecast is None:
+        return (f"rollout: {steps}",)
+    exposed = (
+        ""
+        if not forecast.exposed_usd
+        else f"; a loss of the margin would cost {forecast.exposed_usd:,.2f} USD meanwhile"
+    )
+    needs = f"a verdict needs about {forecast.units:,} units and {forecast.days:,.3g} days{exposed}"
+    warning = horizon_warning(forecast, policy.max_days)
+    return (f"rollout: {steps}; {needs}", *([warning] if warning else []))
 
 
 def describe_rollback(plan: RollbackPlan) -> str:

@@ -4,6 +4,7 @@ Numbers have just enough decimals to distinguish the loop from its baselines. Th
 it is.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +12,8 @@ from itertools import pairwise
 from math import ceil, isfinite, log10
 from typing import Literal
 
-from tasks.policy.records.replay import EventKind, Replay, ReplayWindow
+from tasks.policy.records.base import Window
+from tasks.policy.records.replay import EventKind, Replay, ReplayWindow, RolloutProgress
 
 NONE = "–"
 """Placeholder for a missing value."""
@@ -55,6 +57,55 @@ EVENT_WORDS: Mapping[EventKind, str] = {
     "inconclusive": "inconclusive",
     "superseded": "superseded",
 }
+
+
+ROLLOUT_ENDS = ("promoted", "returned", "inconclusive", "aborted", "superseded")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedRollout:
+    """One rollout of a replay: the windows that it took, each with its progress, oldest first."""
+
+    windows: tuple[tuple[ReplayWindow, RolloutProgress], ...]
+
+    @property
+    def last(self) -> RolloutProgress:
+        return self.windows[-1][1]
+
+    @property
+    def period(self) -> Window:
+        return Window(self.windows[0][0].window.start, self.windows[-1][0].window.end)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.last.status in ROLLOUT_ENDS
+
+    @property
+    def steps(self) -> str:
+        """`shadow (2 windows), canary 10 % (1 window)`."""
+        counts = Counter(progress.step for _, progress in self.windows)
+        return ", ".join(f"{step} ({counted(count, 'window')})" for step, count in counts.items())
+
+
+def rollouts(replay: Replay) -> tuple[ReplayedRollout, ...]:
+    """The replay's rollouts in order of their start; windows after a rollout's end do not count."""
+    found: dict[str, list[tuple[ReplayWindow, RolloutProgress]]] = {}
+    for window in replay.windows:
+        if window.rollout is None:
+            continue
+        known = found.setdefault(window.rollout.decision_id, [])
+        if not known or known[-1][1].status not in ROLLOUT_ENDS:
+            known.append((window, window.rollout))
+    return tuple(ReplayedRollout(tuple(windows)) for windows in found.values())
+
+
+def gain_text(rollout: ReplayedRollout, replay: Replay) -> str:
+    """`+0.2 (-0.1 to +0.5)`, the gain at the last look in the metric's display scale; a dash before the first look."""
+    last = rollout.last
+    if last.gain is None or last.low is None or last.high is None:
+        return NONE
+    gain, low, high = (scaled(value, replay) for value in (last.gain, last.low, last.high))
+    return f"{gain:+.3g} ({low:+.3g} to {high:+.3g})"
 
 
 def metric_name(replay: Replay) -> MetricName:

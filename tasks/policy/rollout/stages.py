@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 from tasks.policy.records.base import Settings, Window, digest, from_json
 from tasks.policy.records.evidence import LedgerEntry
 from tasks.policy.rollout.guardrails import Breach, GuardrailEvidence, Guardrails
-from tasks.policy.rollout.traffic import TrafficMode, TrafficSplit
+from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, TrafficMode, TrafficSplit
 from tasks.policy.rollout.verdict import Evidence, RolloutForecast, RolloutVerdict, VerdictPolicy
 
 STARTED, LOOKED, MOVED, ENDED = "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended"
 RolloutEnd = Literal["promoted", "returned", "inconclusive", "aborted", "superseded"]
+RolloutAction = Literal["hold", "resume", "advance", "abort"]
 RolloutStatus = Literal["running", "held", "awaiting_approval", "passed", "ended"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -49,9 +50,17 @@ class RolloutPolicy(Settings):
     """What follows an inconclusive rollout: the champion keeps all traffic, or the step is held for a person."""
     verdict: VerdictPolicy = VerdictPolicy()
     guardrails: Guardrails = Guardrails()
+    control: Annotated[HaproxyControl | SagemakerControl, Field(discriminator="kind")] | None = None
+    """What serves the model outside Perennial, and follows the rollout. Default: nothing; the gateway and `score` read the
+    split themselves."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if isinstance(self.control, SagemakerControl) and self.unit is not None:
+            raise ValueError(
+                f"unit is {self.unit!r}, but control.kind sagemaker chooses a version for each request at random; expected "
+                "no unit, or a control that keeps units, such as haproxy"
+            )
         if list(self.shares) != sorted(set(self.shares)):
             raise ValueError(f"shares is {list(self.shares)}, expected shares that grow, such as [0.1, 0.5]")
         if self.mode == "shadow" and self.feedback:
@@ -85,7 +94,10 @@ class RolloutStep:
 
     @property
     def name(self) -> str:
-        return self.mode if self.mode == "shadow" else f"{'A/B' if self.mode == 'ab' else self.mode} {self.share:.3g}"
+        """`shadow`, `canary 10 %`, `A/B 5 %`."""
+        if self.mode == "shadow":
+            return self.mode
+        return f"{'A/B' if self.mode == 'ab' else self.mode} {self.share * 100:.3g} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,8 @@ class RolloutMove:
     """A change of a rollout's step or status. `by` is who made it, `perennial` for a monitor run."""
 
     rollout: str
+    """Decision of the rollout."""
+    version: str
     status: RolloutStatus
     step: int
     at: datetime
@@ -264,7 +278,10 @@ def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -
     if not _is_over(policy, state, look):
         return None
     if policy.on_inconclusive == "hold":
-        return RolloutMove(state.plan.decision_id, "held", state.step, look.at, (waiting,), window=look.window.name)
+        plan = state.plan
+        return RolloutMove(
+            plan.decision_id, plan.version, "held", state.step, look.at, (waiting,), window=look.window.name
+        )
     return _ended(state, look, "inconclusive", (waiting,))
 
 
@@ -288,7 +305,8 @@ def needs_verdict(policy: RolloutPolicy, state: RolloutState) -> bool:
 
 
 def _is_over(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -> bool:
-    planned = look.verdict is not None and look.verdict.information >= 1 and needs_verdict(policy, state)
+    ends = policy.verdict.method != "confidence_sequence"  # which may go on for as long as it takes
+    planned = ends and look.verdict is not None and look.verdict.information >= 1 and needs_verdict(policy, state)
     return planned or look.at - state.plan.started_at >= timedelta(days=policy.max_days)
 
 
@@ -299,12 +317,16 @@ def _next(state: RolloutState, look: RolloutLook) -> RolloutMove:
     last = state.step == len(state.plan.steps) - 1
     status: RolloutStatus = "passed" if last else "running"
     step = state.step if last else state.step + 1
-    return RolloutMove(state.plan.decision_id, status, step, look.at, reasons, window=look.window.name)
+    return RolloutMove(
+        state.plan.decision_id, state.plan.version, status, step, look.at, reasons, window=look.window.name
+    )
 
 
 def _ended(state: RolloutState, look: RolloutLook, end: RolloutEnd, reasons: tuple[str, ...]) -> RolloutMove:
     plan = state.plan
-    return RolloutMove(plan.decision_id, "ended", state.step, look.at, reasons, end=end, window=look.window.name)
+    return RolloutMove(
+        plan.decision_id, plan.version, "ended", state.step, look.at, reasons, end=end, window=look.window.name
+    )
 
 
 def awaiting_approval(state: RolloutState, move: RolloutMove) -> RolloutMove:
@@ -313,3 +335,41 @@ def awaiting_approval(state: RolloutState, move: RolloutMove) -> RolloutMove:
     if not serves or state.current.share > 0:
         return move
     return replace(move, status="awaiting_approval", step=state.step)
+
+
+def why_not_direct(policy: RolloutPolicy, state: RolloutState | None, action: RolloutAction) -> str | None:
+    """Why a person may not take this action on the rollout now; None if they may."""
+    if state is None or not state.is_active:
+        return "no rollout is running; start one with: perennial run promote"
+    wanted: dict[RolloutAction, tuple[RolloutStatus, ...]] = {
+        "hold": ("running",),
+        "resume": ("held",),
+        "advance": ("running", "held"),
+        "abort": ("running", "held", "awaiting_approval", "passed"),
+    }
+    if state.status not in wanted[action]:
+        status, expected = state.status.replace("_", " "), " or ".join(wanted[action])
+        return f"the rollout of version {state.plan.version} is {status}, expected {expected}"
+    last = state.looks[-1] if state.looks else None
+    if action == "advance" and last is not None and last.breaches:
+        return f"a guardrail is breached ({last.breaches[0].reason}); a person cannot lift it"
+    if action == "advance" and needs_verdict(policy, state) and not state.is_proven:
+        reason = state.verdict.reason if state.verdict else "no labels have matured"
+        return f"{state.current.name} ends with a verdict: {reason}"
+    return None
+
+
+def directed(state: RolloutState, action: RolloutAction, at: datetime, by: str, reason: str) -> RolloutMove:
+    """The move that carries out a person's action."""
+    plan, reasons = state.plan, (reason,)
+    if action == "abort":
+        return RolloutMove(plan.decision_id, plan.version, "ended", state.step, at, reasons, by, "aborted")
+    if action == "advance":
+        last = state.step == len(state.plan.steps) - 1
+        status: RolloutStatus = "passed" if last else "running"
+        return RolloutMove(
+            plan.decision_id, plan.version, status, state.step if last else state.step + 1, at, reasons, by
+        )
+    return RolloutMove(
+        plan.decision_id, plan.version, "held" if action == "hold" else "running", state.step, at, reasons, by
+    )

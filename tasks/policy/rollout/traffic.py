@@ -9,7 +9,11 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from tasks.policy.records.base import Settings
 
 TrafficMode = Literal["none", "shadow", "canary", "ab"]
 Role = Literal["champion", "challenger", "shadow"]
@@ -71,3 +75,91 @@ def canonical_unit(unit: object) -> str:
     if isinstance(unit, float) and math.isfinite(unit) and unit.is_integer():
         return str(int(unit))
     return str(unit)
+
+
+# what serves a model outside Perennial: `rollout.control` in the model's file
+
+Socket = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_./-]{1,100}|[A-Za-z0-9.-]{1,253}:[0-9]{1,5})$")]
+ProxyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")]
+FrontendUrl = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:-]{1,253}(/[^\s@]{0,1000})?$")]
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")]
+
+
+class HaproxyControl(Settings):
+    """haproxy in front of the champion's and the challenger's servers; its weights follow the rollout.
+
+    The backend needs `balance hash req.hdr(x-unit)` and `hash-type consistent`, and the challenger's servers `weight 0`.
+    """
+
+    kind: Literal["haproxy"] = Field(examples=["haproxy"])
+    """What serves the model."""
+    sockets: tuple[Socket, ...] = Field(min_length=1, max_length=16, examples=[["/run/haproxy/admin.sock"]])
+    """Runtime socket of each haproxy, with `level admin`: a path, or host:port."""
+    backend: ProxyName = Field(examples=["churn"])
+    """Name of the backend that holds the servers of both versions, and no others."""
+    champion: tuple[ProxyName, ...] = Field(min_length=1, max_length=100, examples=[["champion"]])
+    """Names of the servers that answer with the version under the alias `champion`."""
+    challenger: tuple[ProxyName, ...] = Field(min_length=1, max_length=100, examples=[["challenger"]])
+    """Names of the servers that answer with the version under the alias `challenger`."""
+    url: FrontendUrl = Field(examples=["http://models.example.com:8080/churn"])
+    """URL behind the frontend to which probe requests are sent, without credentials."""
+    body: dict[str, JsonValue] = Field({}, examples=[{"rows": [{"tenure_days": 10}]}])
+    """Body of a probe, sent by POST as JSON. Default: probes are sent by GET."""
+    unit_header: HeaderName = Field("x-unit", examples=["x-customer"])
+    """Request header with the unit, which the backend hashes."""
+    version_header: HeaderName = Field("x-model-version", examples=["x-version"])
+    """Response header with the version that answered."""
+    probes: int = Field(300, ge=50, le=10_000, examples=[1000])
+    """Units that are probed, with two requests each, after every change of the split."""
+    timeout_s: float = Field(5.0, ge=0.1, le=60, examples=[2.0])
+    """Seconds that a socket or a probe may take to answer."""
+    settle_s: float = Field(10.0, ge=0, le=600, examples=[30.0])
+    """Seconds within which the answers must follow a new split."""
+
+    @model_validator(mode="after")
+    def _check_servers(self) -> Self:
+        named = [*self.champion, *self.challenger]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)} is listed twice, expected each server once, in champion or challenger"
+            )
+        return self
+
+
+class SagemakerControl(Settings):
+    """A SageMaker endpoint with one production variant per role; the variants' weights follow the rollout.
+
+    SageMaker chooses a variant for each request at random, so a unit does not stay with one version.
+    """
+
+    kind: Literal["sagemaker"] = Field(examples=["sagemaker"])
+    """What serves the model."""
+    endpoint: VariantName = Field(examples=["churn"])
+    """Name of the endpoint."""
+    champion: VariantName = Field(examples=["champion"])
+    """Name of the production variant with the version under the alias `champion`."""
+    challenger: VariantName = Field(examples=["challenger"])
+    """Name of the production variant with the version under the alias `challenger`."""
+    credentials: str | None = Field(None, pattern=r"^[a-z0-9-]{1,100}$", examples=["production"])
+    """Name of a Prefect block AwsCredentials. Default: the credentials of the environment."""
+    region: str | None = Field(None, pattern=r"^[a-z]{2}(-[a-z]{2,12}){1,3}-[0-9]{1,2}$", examples=["eu-central-1"])
+    """AWS region of the endpoint. Default: that of the credentials or the environment."""
+    body: dict[str, JsonValue] = Field({}, examples=[{"instances": [[10, 3.5]]}])
+    """Body of a probe, sent as JSON to the endpoint. Default: only the weights are compared."""
+    probes: int = Field(300, ge=50, le=10_000, examples=[100])
+    """Probes that are sent after every change of the split."""
+    wait_minutes: float = Field(15.0, ge=0.01, le=120, examples=[30.0])
+    """Minutes within which the endpoint must be in service with the new weights."""
+    settle_s: float = Field(10.0, ge=0, le=600, examples=[30.0])
+    """Seconds within which the answers must follow a new split."""
+
+    @model_validator(mode="after")
+    def _check_variants(self) -> Self:
+        if self.champion == self.challenger:
+            raise ValueError(f"champion and challenger are both {self.champion}, expected two variants")
+        return self
+
+
+TrafficControlSettings = HaproxyControl | SagemakerControl

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.monitoring.slices import describe_fairness
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
+from tasks.policy.records.evidence import MetricDifference, ModelVersion, PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import MetricValue, Verdict
 from tasks.policy.statistics.metrics import UNBOUNDED as UNBOUNDED_METRICS
 
@@ -114,6 +114,8 @@ class Comparison:
     """Comparison of the challenger with the best constant prediction on these rows."""
     remarks: tuple[str, ...] = ()
     """Unusual facts about its training."""
+    challenger_predictions: PredictionHistogram | None = None
+    champion_predictions: PredictionHistogram | None = None
 
 
 def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> ValidationReport:
@@ -154,6 +156,8 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         rows=comparison.rows,
         first_model=champion is None,
         constant=comparison.constant,
+        challenger_predictions=comparison.challenger_predictions,
+        champion_predictions=comparison.champion_predictions,
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion
+from tasks.policy.rollout.stages import ENDED, RolloutMove
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 MOVES = ("champion.promoted", "champion.rolled_back")
@@ -49,12 +50,14 @@ def on_trial(entries: Sequence[LedgerEntry], decision_id: str) -> ModelVersion |
 
 
 def quarantined(entries: Sequence[LedgerEntry]) -> frozenset[str]:
-    """Versions that were rolled back, except numbers that were registered again later."""
+    """Versions that were rolled back or returned by their rollout, except numbers that were registered again later."""
     serving: str | None = None
     barred: set[str] = set()
     for entry in entries:
         if entry.kind == "challenger.registered":
             barred.discard(recorded_version(entry.body).version)
+        if entry.kind == ENDED and (move := from_json(RolloutMove, entry.body)).end == "returned":
+            barred.add(move.version)
         if entry.kind in MOVES:
             if entry.kind == "champion.rolled_back" and serving is not None:
                 barred.add(serving)

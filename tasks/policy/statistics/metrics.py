@@ -110,6 +110,32 @@ def compute(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike) -> float:
     return float(from_confusion(metric.name, confusion(codes, predictions)))
 
 
+def compute_weighted(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike, weights: ArrayLike) -> float:
+    """The metric of rows with weights (n,), not negative; equal to `compute` if the weights are equal. NaN if undefined.
+
+    >>> compute_weighted(Metric("rmse"), [1, 2, 9], [0, 2, 4], [1, 1, 0]) == compute(Metric("rmse"), [1, 2], [0, 2])
+    True
+    """
+    labels, predictions = _checked(metric.name, y_true, y_pred)
+    shares = np.asarray(weights, float)
+    if not shares.sum() > 0:
+        return float("nan")
+    rows = row_losses(metric, labels, predictions)
+    if rows is not None:
+        return float(np.average(rows, weights=shares))
+    if metric.name == "rmse":
+        return float(np.sqrt(np.average((labels - predictions) ** 2, weights=shares)))
+    codes, classes = labels.astype(np.int64), class_count(predictions)
+    if undefined(metric.name, codes[shares > 0], classes, least=1):
+        return float("nan")
+    if metric.name == "roc_auc":
+        return _roc_auc(codes, predictions, shares)
+    classes = max(classes, int(codes.max()) + 1)
+    cells = codes * classes + predicted_codes(predictions)
+    counts = np.bincount(cells, shares, minlength=classes**2).reshape(classes, classes)
+    return float(from_confusion(metric.name, counts))
+
+
 def class_count(y_pred: ArrayLike) -> int:
     """The number of classes predicted for: 2 for predictions (n,), k for (n, k)."""
     shape = np.shape(y_pred)
@@ -245,21 +271,32 @@ _ROWS: dict[str, Callable[[Floats, Floats, float], Floats]] = {
 }
 
 
-def _roc_auc(codes: Codes, y_pred: Floats) -> float:
+def _roc_auc(codes: Codes, y_pred: Floats, weights: Floats | None = None) -> float:
     """Two classes: the Mann-Whitney statistic. More: the mean of one-versus-rest AUCs over the classes that occur."""
     if y_pred.ndim == 1:
-        return _auc_of(codes == 1, y_pred)
-    areas = [_auc_of(codes == code, y_pred[:, code]) for code in range(y_pred.shape[1])]
+        return _auc_of(codes == 1, y_pred, weights)
+    areas = [_auc_of(codes == code, y_pred[:, code], weights) for code in range(y_pred.shape[1])]
     return float(_mean_known(np.array(areas)))
 
 
-def _auc_of(positive: NDArray[np.bool_], score: Floats) -> float:
+def _auc_of(positive: NDArray[np.bool_], score: Floats, weights: Floats | None = None) -> float:
+    if weights is not None:
+        return _weighted_auc(positive, score, weights)
     positives = int(positive.sum())
     negatives = len(positive) - positives
     if not positives or not negatives:
         return float("nan")
     rank_sum = float(mid_ranks(score)[positive].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def _weighted_auc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> float:
+    """The weight of the pairs of a positive and a negative that are in the right order; ties count half."""
+    _, where = np.unique(score, return_inverse=True)
+    positives, negatives = (np.bincount(where, np.where(side, weights, 0.0)) for side in (positive, ~positive))
+    pairs = float(positives.sum() * negatives.sum())
+    lower = np.cumsum(negatives) - negatives / 2
+    return float(positives @ lower) / pairs if pairs > 0 else float("nan")
 
 
 def mid_ranks(values: Floats) -> Floats:

@@ -6,7 +6,7 @@ A fixed 95 % interval that is checked after every window misses the mean eventua
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tasks.policy.statistics.resampling import Interval
 
@@ -24,10 +24,25 @@ def confidence_sequence(values: ArrayLike, alpha: float, sigma: float, tuned_for
     """
     series = np.asarray(values, float)
     counts = np.arange(1, len(series) + 1)
-    means, summed = np.cumsum(series) / counts, sigma**2 * counts
-    rho = sigma**2 * tuned_for / (2 * math.log(1 / alpha) + math.log(1 + 2 * math.log(1 / alpha)))
-    half = np.sqrt((summed + rho) * np.log((summed + rho) / (rho * alpha**2))) / counts if sigma else 0.0 * counts
-    return [Interval(float(mean - width), float(mean + width)) for mean, width in zip(means, half, strict=True)]
+    means, errors = np.cumsum(series) / counts, sigma / np.sqrt(counts)
+    halves = errors * sequence_width(counts / tuned_for, alpha)
+    return [Interval(float(mean - half), float(mean + half)) for mean, half in zip(means, halves, strict=True)]
+
+
+def sequence_width(information: ArrayLike, alpha: float) -> NDArray[np.float64]:
+    """Half the width of a confidence sequence in standard errors of the mean, at each amount of information.
+
+    `information` is relative to the amount at which the sequence is tightest, for a mean of n values n / `tuned_for`.
+    With an estimated standard error the intervals hold asymptotically (Waudby-Smith et al. 2024, Annals of Statistics
+    52:2613, theorem 2.2).
+
+    >>> sequence_width([0.1, 1, 10], 0.05).round(2).tolist()
+    [3.86, 3.04, 3.24]
+    """
+    amount = np.asarray(information, float)
+    rho = 1 / (2 * math.log(1 / alpha) + math.log(1 + 2 * math.log(1 / alpha)))
+    width: NDArray[np.float64] = np.sqrt((1 + rho / amount) * np.log((amount + rho) / (rho * alpha**2)))
+    return width
 
 
 def block_sequences(

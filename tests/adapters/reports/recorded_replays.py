@@ -2,11 +2,12 @@
 
 import math
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from tasks.policy.records.base import Window, digest
-from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
+from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow, RolloutProgress
 from tasks.policy.records.reports import MetricValue
 
 FIRST = datetime(2013, 4, 21, tzinfo=UTC)
@@ -51,6 +52,43 @@ PURPOSES = {
 def recorded_replays(windows: int = 51) -> tuple[Replay, Replay]:
     """Return both demo models: `air_time` has a quarantine, a rollback and late labels at its end."""
     return _replay("flight_delay", "binary", "log_loss", windows), _replay("air_time", "regression", "mae", windows)
+
+
+ROLLOUTS = (
+    # version, champion, windows from the start, steps of each window, gains, end
+    ("2", "1", 3, ("shadow", "shadow", "shadow", "shadow"), (None, 0.2, 0.5, 0.6), "promoted", "The gain is above -0.2."),
+    ("3", "2", 19, ("shadow", "canary 10 %", "canary 10 %"), (0.1, -0.4, -0.7), "returned", "Version 3 is worse."),
+    ("4", "2", 24, ("shadow", "canary 10 %", "canary 50 %", "canary 50 %"), (0.1, 0.3, 0.5, 0.5), "promoted", "It is no worse."),
+    ("6", "5", 40, ("shadow",) * 6, (0.1, -0.1, -0.05, 0, 0, 0.02), "inconclusive", "No verdict after 30 days."),
+    ("7", "5", 48, ("shadow", "canary 10 %", "canary 10 %"), (None, 0.4, 0.1), "running", ""),
+)  # fmt: skip
+
+
+def with_rollouts(replay: Replay) -> Replay:
+    """Return the replay of 51 windows with five rollouts: two promoted, one returned, one inconclusive, one running."""
+    windows = list(replay.windows)
+    for version, champion, first, steps, gains, end, reason in ROLLOUTS:
+        for i, (step, gain) in enumerate(zip(steps, gains, strict=True)):
+            ended = i == len(steps) - 1 and end != "running"
+            share = float(step.split()[1]) / 100 if step != "shadow" else 0.0
+            half, look = 1.6 / (i + 1), sum(known is not None for known in gains[: i + 1])
+            progress = RolloutProgress(
+                digest(replay.model, version), version, champion, step,
+                (1.0 if end == "promoted" else 0.0) if ended else share, end if ended else "running",
+                reason if ended else "No verdict yet.", gain, None if gain is None else gain - half,
+                None if gain is None else gain + 0.8 * half, 0.2, look, len(steps),
+            )  # fmt: skip
+            events = (
+                [ReplayEvent("shadowed", f"version {version} in shadow beside champion {champion}")] if i == 0 else []
+            )
+            if ended and end in ("returned", "inconclusive"):
+                kind: EventKind = "returned" if end == "returned" else "inconclusive"
+                events.append(ReplayEvent(kind, f"version {version}: {reason}"))
+            elif i and step != steps[i - 1]:
+                events.append(ReplayEvent("advanced", f"version {version} to {step}: no guardrail breached"))
+            window = windows[first + i]
+            windows[first + i] = replace(window, rollout=progress, events=(*window.events, *events))
+    return replace(replay, windows=tuple(windows))
 
 
 def _replay(model: str, task: str, metric: str, windows: int) -> Replay:

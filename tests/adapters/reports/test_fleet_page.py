@@ -13,7 +13,8 @@ from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey
-from tests.policy.reporting.test_fleet import NOW, PASSED, WINDOW, facts, judged
+from tasks.policy.rollout.stages import RolloutState
+from tests.policy.reporting.test_fleet import NOW, PASSED, STARTED, WINDOW, facts, judged
 from tests.support.browser import elements, needs_chromium, render as shown_in_browser
 
 HOSTILE = "</style><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">|"
@@ -96,10 +97,25 @@ def test_broken_model_file_has_a_row_with_its_error():
     )
 
 
+def test_running_rollouts_have_a_row_and_a_link_to_their_page():
+    running = survey([facts(judged(), PASSED, STARTED, model="calm")], NOW)
+    (row,) = [element.text for element in elements(render(running)) if "data-rollout" in element.attributes]
+    assert (
+        row
+        == "calm 4 shadow 0 % no look yet Version 4 is in shadow beside champion 3: no verdict yet, no look yet. page"
+    )
+    assert addresses(render(running))[-1] == "calm/rollouts/version-4-bbbbbbbb.html"
+    assert "| calm | 4 | shadow | 0 % | no look yet | Version 4 is in shadow" in markdown(running, "fleet.html")
+    assert "Running rollouts" not in render(fleet()) + markdown(fleet(), "fleet.html")
+
+
 def hostile() -> Fleet:
     member = describe_member(replace(facts(judged(), PASSED, approval=True), model=HOSTILE, owner=HOSTILE))
     needs = tuple(replace(need, sentence=HOSTILE) for need in member.needs)
-    return Fleet(NOW, (replace(member, needs=needs),), broken=(BrokenModel(HOSTILE, HOSTILE),))
+    plan = replace(describe_member(facts(STARTED)).rollout.plan, version=HOSTILE, champion=HOSTILE, decision_id=HOSTILE)
+    return Fleet(
+        NOW, (replace(member, needs=needs, rollout=RolloutState(plan)),), broken=(BrokenModel(HOSTILE, HOSTILE),)
+    )
 
 
 def test_hostile_texts_are_shown_as_text():

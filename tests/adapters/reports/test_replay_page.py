@@ -10,9 +10,9 @@ from rich.console import Console
 
 from tasks.adapters.reports.replay import summary_table, write_page
 from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.records.replay import Replay, ReplayEvent
+from tasks.policy.records.replay import Replay, ReplayEvent, RolloutProgress
 from tasks.policy.reporting.replay_story import headline
-from tests.adapters.reports.recorded_replays import recorded_replays
+from tests.adapters.reports.recorded_replays import recorded_replays, with_rollouts
 from tests.support.browser import Element, elements, needs_chromium, render
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -92,6 +92,45 @@ def test_events_are_marked_at_their_window(html: str) -> None:
     assert reigns["base"][1] == "2013-05-26T00:00:00+00:00"
 
 
+@pytest.fixture(scope="module")
+def rolled_out(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return written(with_rollouts(recorded_replays()[1]), tmp_path_factory.mktemp("rollouts"))
+
+
+def test_rollouts_have_a_row_with_their_steps_and_what_ended_them(rolled_out: str) -> None:
+    shown = [element.text for element in elements(rolled_out) if "data-rollout" in element.attributes]
+    assert len(shown) == 5
+    assert shown[1] == (
+        "v3 against v2 2013-07-25 – 2013-08-09 shadow (1 window), canary 10 % (2 windows) 3 of 3 -0.7 (-1.23 to -0.273) "
+        "returned Version 3 is worse."
+    )
+    assert shown[4].endswith("2 of 3 +0.1 (-0.433 to +0.527) running No verdict yet.")
+
+
+def test_gain_of_each_rollout_is_drawn_with_its_boundaries(rolled_out: str) -> None:
+    passes, harm, margin, gain = figures(rolled_out)["gain-0"]["data"]
+    assert len(gain["y"]) == 3 + 3 + 4 + 6 + 2  # a window without labels has no point
+    assert [passes["y"][i] for i in (0, 4)] == [None, None]  # no label yet; the gap after the first rollout
+    assert passes["y"][1] == pytest.approx(0.8 - 0.2)  # half of the interval, less the margin
+    assert harm["y"][1] == pytest.approx(-0.8 * 0.8)
+    assert margin["y"][:5] == [-0.2] * 4 + [None]
+    assert gain["marker"]["symbol"][2] == "triangle-up" and gain["marker"]["symbol"][5] == "triangle-left"
+    assert gain["error_y"]["array"][0] == pytest.approx(0.64)
+    assert "look 1 of 4, gain +0.2 (-0.6 to +0.84)" in gain["hovertext"][0]
+
+
+def test_share_after_each_window_of_a_rollout_is_drawn(rolled_out: str) -> None:
+    (bars,) = figures(rolled_out)["share-0"]["data"]
+    assert bars["y"][:4] == [6, 6, 6, 100]  # a shadow serves nothing, but is to be seen
+    assert bars["marker"]["pattern"]["shape"][:4] == ["/", "/", "/", ""]
+    assert bars["marker"]["color"][3:7] == ["better", "loop", "loop", "back"]
+
+
+def test_replay_without_rollouts_has_no_charts_of_them(html: str) -> None:
+    assert not [name for name in figures(html) if name.startswith(("gain", "share"))]
+    assert not [element for element in elements(html) if "data-rollout" in element.attributes]
+
+
 def test_drift_labels_and_cost_have_charts(html: str) -> None:
     drawn = figures(html)
     drift, labels = drawn["drift-1"]["data"][0], drawn["labels-1"]["data"][0]
@@ -133,7 +172,17 @@ def hostile_replay() -> Replay:
     replay = recorded_replays(8)[1]
     events = (ReplayEvent("retrained", HOSTILE), ReplayEvent("quarantined", HOSTILE))
     windows = [
-        replace(w, events=events, reasons=(HOSTILE,), worst_feature=HOSTILE, champion=HOSTILE, decision_id=HOSTILE)
+        replace(
+            w,
+            events=events,
+            reasons=(HOSTILE,),
+            worst_feature=HOSTILE,
+            champion=HOSTILE,
+            decision_id=HOSTILE,
+            rollout=RolloutProgress(
+                HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.1, HOSTILE, HOSTILE, 0.1, 0.0, 0.2, 0.1, look=1, planned_looks=2
+            ),
+        )
         for w in replay.windows
     ]
     named = replace(replay, model=HOSTILE, purpose=HOSTILE, metric=HOSTILE, unit=HOSTILE)
@@ -147,6 +196,7 @@ def test_hostile_names_and_reasons_are_shown_as_text(tmp_path: Path) -> None:
     assert len(texts(html, "script")) == 3  # the bundle, the figures, the drawing
     assert HOSTILE in rows(html)[0].text
     assert "<script" not in "".join(figures(html)["events-0"]["data"][1]["hovertext"])
+    assert "<script" not in "".join(figures(html)["gain-0"]["data"][-1]["hovertext"])
 
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x"])

@@ -19,6 +19,7 @@ from tasks.policy.records.evidence import (
 )
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
 from tasks.policy.reporting.fleet import BrokenModel, FleetMember, ModelFacts, describe_member, survey
+from tasks.policy.rollout.stages import Rollout, RolloutMove, RolloutStep
 
 NOW = utc("2024-03-01T06:00")
 WINDOW = Window(utc("2024-02-24"), utc("2024-02-29"))
@@ -140,6 +141,47 @@ def test_passed_challenger_waits_only_if_approval_is_required():
 )
 def test_approval_is_closed_by_answer_or_later_challenger(answer):
     assert describe_member(facts(judged(), PASSED, answer, approval=True)).approvals == ()
+
+
+SHADOW = RolloutStep("shadow", 0.0)
+STARTED = entry(
+    "rollout.started", Rollout("b" * 16, "4", "3", (SHADOW, RolloutStep("canary", 0.1)), None, "salt", NOW), decision_id="b" * 16
+)  # fmt: skip
+
+
+def rollout_moved(status: str, *reasons: str, end: str | None = None) -> LedgerEntry:
+    kind = "rollout.ended" if status == "ended" else "rollout.moved"
+    return entry(kind, RolloutMove("b" * 16, "4", status, 0, NOW, reasons, end=end), decision_id="b" * 16)
+
+
+def test_running_rollout_is_shown_until_it_ends():
+    member = describe_member(facts(judged(), PASSED, STARTED))
+    assert (member.rollout.plan.version, member.health) == ("4", "healthy")
+    assert survey([member.facts], NOW).rollouts == (("churn", member.rollout),)
+    ended = facts(judged(), PASSED, STARTED, rollout_moved("ended", "worse", end="returned"))
+    assert describe_member(ended).rollout is None
+    assert survey([ended], NOW).rollouts == ()
+
+
+def test_held_rollout_requires_action():
+    member = describe_member(facts(judged(), PASSED, STARTED, rollout_moved("held", "checking a complaint")))
+    assert (needs(member), member.health) == (["rollout"], "action required")
+    assert member.needs[0].sentence == (
+        "Version 4 is held in step shadow until a person resumes or aborts it. Checking a complaint."
+    )
+
+
+@pytest.mark.parametrize(
+    ("moves", "is_waiting"),
+    [
+        ((), False),
+        ((rollout_moved("awaiting_approval", "no worse in shadow"),), True),
+        ((rollout_moved("passed", "no worse"),), True),
+        ((rollout_moved("ended", "worse", end="returned"),), False),
+    ],
+)
+def test_challenger_waits_for_approval_only_once_its_rollout_asks(moves, is_waiting):
+    assert bool(describe_member(facts(judged(), PASSED, STARTED, *moves, approval=True)).approvals) == is_waiting
 
 
 def test_approval_request_does_not_close_it():

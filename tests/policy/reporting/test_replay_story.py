@@ -1,12 +1,12 @@
 """A replay's summary sentences, whether the loop won or lost; values by hand."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tasks.policy.records.base import Window
-from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
+from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow, RolloutProgress
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.reporting.replay_story import (
     bargain,
@@ -18,6 +18,7 @@ from tasks.policy.reporting.replay_story import (
     next_steps,
     period,
     refusals,
+    rollouts,
     share_text,
     shown,
     title,
@@ -170,3 +171,17 @@ def test_next_steps_lead_to_page_decision_and_dashboards() -> None:
     assert served.startswith("`make serve`")
     assert replay.windows[0].window.name in next_steps([replay], "page")[1], "without a promotion, the first event"
     assert len(next_steps([replayed(8.1, 9.4, 8.0)], "page")) == 2, "without events, no decision"
+
+
+def test_a_rollout_takes_the_windows_until_it_ended() -> None:
+    replay = replayed(8.0, 9.0, 7.9, windows=4)
+    shadow = RolloutProgress("d", "2", "1", "shadow", 0.0, "running", "")
+    canary = replace(shadow, step="canary 10 %", share=0.1)
+    ended = replace(canary, status="returned", share=0.0)
+    progress = (shadow, canary, ended, ended)
+    windows = tuple(replace(w, rollout=p) for w, p in zip(replay.windows, progress, strict=True))
+    (found,) = rollouts(replace(replay, windows=windows))
+    assert found.period == Window(FIRST.start, FIRST.start + timedelta(days=15))
+    assert found.steps == "shadow (1 window), canary 10 % (2 windows)"
+    assert found.has_ended
+    assert rollouts(replay) == ()

@@ -7,13 +7,12 @@ import pytest
 
 from tasks.policy.economics.costs import Budget
 from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.profile import LARGEST
 from tasks.policy.records.replay import ReplayWindow, RolloutProgress
 from tasks.policy.reporting.rollout import (
-    days_left,
     guardrail_rows,
     headline,
     horizon_warning,
-    look_points,
     plan_sentences,
     progress,
     rollout_events,
@@ -21,31 +20,42 @@ from tasks.policy.reporting.rollout import (
     step_visits,
     uplift,
 )
-from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence
+from tasks.policy.reporting.rollout_looks import days_left, expected_boundaries, look_points
+from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence, LabelledEvidence, LabelledGain
 from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict
+from tasks.policy.rollout.verdict import (
+    Conclusion,
+    Evidence,
+    RolloutForecast,
+    RolloutVerdict,
+    VerdictPolicy,
+    unknown_evidence,
+)
 
 START = utc("2024-03-01")
 DAY = timedelta(days=1)
 POLICY = RolloutPolicy(mode="canary")
 SHADOW = RolloutPolicy(feedback=False)
-FORECAST = RolloutForecast(units=12_400, days=12.0, looks=4, margin=0.01, sigma=0.3, exposed_usd=118.0)
+FORECAST = RolloutForecast(units=12_400, days=12.0, looks=4, margin=0.01, sigma=0.39, exposed_usd=118.0)
 PLAN = Rollout("d" * 16, "8", "7", SHADOW.steps, None, "salt", START, FORECAST)
 
 
 def look(
     number: int, gain: float, half_width: float, conclusion: Conclusion = "undecided", step: int = 0
 ) -> RolloutLook:
-    """Return the look at the end of window `number` of 3 days, with 1,000 rows and a quarter of the information each."""
+    """Return the look at the end of window `number` of 3 days, with 3,100 rows and a quarter of the information each."""
     window = Window(START + 3 * (number - 1) * DAY, START + 3 * number * DAY)
-    arms = (ArmStatistics("7", 1000, latency_p95_s=0.010), ArmStatistics("8", 1000, 2, latency_p95_s=0.012))
+    arms = (
+        ArmStatistics("7", 1000, latency_p95_s=0.010, timed=50),
+        ArmStatistics("8", 1000, 2, latency_p95_s=0.012, timed=50),
+    )
     return RolloutLook(
         rollout=PLAN.decision_id,
         step=step,
         window=window,
         at=window.end,
         guardrails=GuardrailEvidence(window, *arms),
-        evidence=Evidence(window.end, gain, half_width / 2, 1000 * number, 1000 * number, True, 0.45, 0.45 - gain),
+        evidence=Evidence(window.end, gain, half_width / 2, 3100 * number, 3100 * number, True, 0.45, 0.45 - gain),
         verdict=RolloutVerdict(
             conclusion, gain - half_width, gain + half_width, number / 4, number, 4, f"gain {gain:+.3g}"
         ),
@@ -65,7 +75,7 @@ def moved(state: RolloutState, *moves: RolloutMove) -> RolloutState:
 
 
 def move(day: int, status: str, step: int = 0, reason: str = "because", **more: str) -> RolloutMove:
-    return RolloutMove(PLAN.decision_id, status, step, START + day * DAY, (reason,), **more)
+    return RolloutMove(PLAN.decision_id, PLAN.version, status, step, START + day * DAY, (reason,), **more)
 
 
 PROMOTED = moved(
@@ -97,18 +107,26 @@ def test_running_canary_says_its_share():
 @pytest.mark.parametrize(
     ("status", "end", "expected"),
     [
-        ("held", None, "Version 8 is held in step shadow until a person continues or ends it: Because."),
-        ("awaiting_approval", None, "Version 8 passed its rollout and waits for approval; champion 7 serves all traffic. Because."),
+        ("held", None, "Version 8 is held in step shadow until a person resumes or aborts it. Because."),
+        ("awaiting_approval", None, "Version 8 passed step shadow and waits for approval before it serves; champion 7 serves all traffic. Because."),
         ("passed", None, "Version 8 passed its rollout and will replace champion 7. Because."),
         ("ended", "promoted", "Version 8 replaced champion 7 after 9 days. Because."),
         ("ended", "returned", "Version 8 was returned after 9 days; champion 7 serves all traffic. Because."),
-        ("ended", "inconclusive", "The rollout of version 8 ended without a verdict after 9 days; champion 7 serves. Because."),
-        ("ended", "aborted", "The rollout of version 8 was ended by Ada after 9 days; champion 7 serves. Because."),
+        ("ended", "inconclusive", "The rollout of version 8 ended without a verdict after 9 days; champion 7 serves all traffic. Because."),
+        ("ended", "aborted", "The rollout of version 8 was aborted by Ada after 9 days; champion 7 serves all traffic. Because."),
         ("ended", "superseded", "The rollout of version 8 was superseded after 9 days. Because."),
     ],
 )  # fmt: skip
 def test_every_status_has_a_sentence(status, end, expected):
     assert headline(moved(RUNNING, move(9, status, end=end, by="Ada"))) == expected
+
+
+def test_promoted_rollout_quotes_the_verdict_that_proved_it():
+    state = replace(RUNNING, looks=(*LOOKS, look(4, 0.006, 0.005, "non_inferior")))
+    assert headline(moved(state, move(12, "ended", reason="the validation passed", end="promoted"))) == (
+        "Version 8 replaced champion 7 after 12 days. Gain +0.006."
+    )
+    assert headline(state).endswith("no worse than the champion, 4 of 4 looks, at the planned end.")
 
 
 def test_days_left_follow_the_pace_of_the_labels():
@@ -117,20 +135,43 @@ def test_days_left_follow_the_pace_of_the_labels():
 
 
 def test_boundaries_follow_from_the_interval():
-    point = look_points(RUNNING, SHADOW)[1]
-    assert point.passes_above == pytest.approx(0.02 - 0.01)  # half width minus margin
-    assert point.harm_below == pytest.approx(-0.02)
+    boundary = look_points(RUNNING)[1].boundary
+    assert boundary.passes_above == pytest.approx(0.02 - 0.01)  # half width minus margin
+    assert boundary.harm_below == pytest.approx(-0.02)
     without = replace(RUNNING, plan=replace(PLAN, forecast=None))
-    assert look_points(without, SHADOW)[1].passes_above is None
-    endless = replace(LOOKS[0], verdict=replace(LOOKS[0].verdict, low=float("-inf"), high=float("inf")))
-    assert look_points(replace(RUNNING, looks=(endless,)), SHADOW) == ()
+    assert look_points(without) == ()
+    narrow = look_points(replace(RUNNING, looks=(look(4, 0.0, 0.002),)))[0].boundary
+    assert narrow.harm_below == narrow.passes_above == pytest.approx(-0.008)  # passing takes precedence
+    again = replace(LOOKS[1], at=LOOKS[1].at + DAY)
+    assert len(look_points(replace(RUNNING, looks=(*LOOKS, again)))) == 2  # nothing was tested the last time
+    untested = replace(LOOKS[0], verdict=replace(LOOKS[0].verdict, low=-LARGEST, high=LARGEST))
+    unknown = replace(LOOKS[0], evidence=unknown_evidence(START, paired=True, reason="no labelled rows yet"))
+    assert look_points(replace(RUNNING, looks=(untested, unknown))) == ()
+    assert progress(replace(RUNNING, looks=(untested,))).gain is None
+
+
+def test_boundaries_are_expected_to_narrow_until_the_planned_end():
+    first, third, last = expected_boundaries(RUNNING, SHADOW)
+    assert first == look_points(RUNNING)[1].boundary
+    assert (third.at, last.at) == (LOOKS[1].at + 3 * DAY, LOOKS[1].at + 6 * DAY)
+    error = 0.01 * 0.5**0.5  # at the planned end: half of the information has a standard error of 0.01
+    # Lan-DeMets bounds of 4 equal looks at 0.025 one-sided: O'Brien-Fleming 2.359 and 2.014, Pocock 2.358 and 2.350
+    assert third.passes_above == pytest.approx(2.359 * error / 0.75**0.5 - 0.01, abs=1e-5)
+    assert (last.passes_above, last.harm_below) == (
+        pytest.approx(2.014 * error - 0.01, abs=1e-5), pytest.approx(-2.350 * error, abs=1e-5),
+    )  # fmt: skip
+    planned = expected_boundaries(RolloutState(PLAN), SHADOW)
+    assert [each.at for each in planned] == [START + days * DAY for days in (3, 6, 9, 12)]
+    assert planned[-1].passes_above == pytest.approx(2.014 * 0.39 / 12_400**0.5 - 0.01, abs=1e-5)
+    anytime = SHADOW.model_copy(update={"verdict": VerdictPolicy(method="confidence_sequence")})
+    assert expected_boundaries(RUNNING, anytime) == expected_boundaries(PROMOTED, SHADOW) == ()
 
 
 def test_plan_states_units_days_and_money():
     steps, needs, stake = plan_sentences(CANARY, POLICY, "log_loss")
     assert steps == "Steps: shadow, then canary 10 %, then canary 50 %, then promotion."
     assert needs == (
-        "A challenger as good as the champion needs 12,400 rows and about 12 days, with 4 looks, to show with 80% power "
+        "A challenger as good as the champion needs 12,400 rows and about 12 days, with 4 looks, to show with 80 % power "
         "that it loses less than 0.01 log loss."
     )
     assert stake == (
@@ -144,10 +185,10 @@ def test_plan_states_units_days_and_money():
 
 def test_a_plan_longer_than_max_days_is_a_warning():
     assert horizon_warning(RUNNING, SHADOW) is None
-    assert horizon_warning(RUNNING, RolloutPolicy(max_days=10)) == (
-        "The verdict needs about 12 days, but the rollout ends without one after 10 days (rollout.max_days). Accept a larger "
-        "rollout.verdict.margin, or allow more days or a larger share."
-    )
+    assert horizon_warning(PROMOTED, RolloutPolicy(max_days=10)) is None
+    warning = horizon_warning(RUNNING, RolloutPolicy(max_days=10))
+    assert warning.startswith("Expect this rollout to end inconclusive: 12,400 units are needed")
+    assert "max_days is 10" in warning
 
 
 def test_steps_say_what_ended_them():
@@ -159,11 +200,11 @@ def test_steps_say_what_ended_them():
         move(8, "ended", 1, "latency is 3 times the champion's", end="returned"),
     )
     shadow, canary = step_visits(state)
-    assert (shadow.name, shadow.days, shadow.ended_by) == ("shadow", 3, "continued: no worse in shadow")
-    assert (canary.name, canary.share, canary.days) == ("canary 10 %", 0.1, 5)
+    assert (shadow.name, shadow.duration, shadow.ended_by) == ("shadow", "3 days", "No worse in shadow.")
+    assert (canary.name, canary.share, canary.duration) == ("canary 10 %", 0.1, "5 days")
     assert canary.ended_by == "returned: latency is 3 times the champion's"
     assert canary.remarks == (
-        "2024-03-06 held by Ada: checking a complaint", "2024-03-07 continued by Ada: complaint resolved",
+        "2024-03-06 held by Ada: checking a complaint", "2024-03-07 resumed by Ada: complaint resolved",
     )  # fmt: skip
     assert share_changes(state) == ((START, 0.0), (START + 3 * DAY, 0.1), (START + 8 * DAY, 0.0))
     assert share_changes(PROMOTED)[-1] == (START + 9 * DAY, 1.0)
@@ -171,19 +212,35 @@ def test_steps_say_what_ended_them():
 
 
 def test_guardrails_show_value_limit_and_verdict():
-    rows = {row.name: (row.value, row.limit, row.verdict) for row in guardrail_rows(RUNNING, SHADOW.guardrails)}
-    assert rows["error share"] == ("0.2 %", "1 %", "within limit")
-    assert rows["latency ratio"] == ("1.20", "2", "within limit")
+    assert [
+        (row.name, row.challenger, row.champion, row.limit) for row in guardrail_rows(RUNNING, SHADOW.guardrails)
+    ] == [
+        ("rows failed or refused", "0.2 %", "0 %", "1 % more"),
+        ("latency, 95th percentile", "12 ms", "10 ms", "2 times"),
+        ("missing predictions", "0 %", "0 %", "0 %"),
+        ("same prediction", "0 %", "0 %", "99 %"),
+        ("shift of the predictions (PSI)", "", "", "0.5 more"),
+        ("calibration error", "", "", "0.05 more"),
+        ("metric in the worst slice", "", "", ""),
+    ]
+    verdicts = [row.verdict for row in guardrail_rows(RUNNING, SHADOW.guardrails)]
+    assert verdicts == ["within limit"] * 4 + ["not measured"] * 3
     assert guardrail_rows(RolloutState(PLAN), SHADOW.guardrails) == ()
 
 
 def test_breached_guardrails_come_first_with_their_reason():
-    breaches = (Breach("max_error_share", "20 of 1,000 rows refused"), Breach("slices", "carrier=B6 loses 0.2"))
-    breached = replace(LOOKS[1], breaches=breaches)
-    first, second, *others = guardrail_rows(replace(RUNNING, looks=(*LOOKS, breached)), SHADOW.guardrails)
-    assert (first.name, first.verdict, first.reason) == ("error share", "breached", "20 of 1,000 rows refused")
-    assert (second.name, second.verdict, second.reason) == ("slices", "breached", "carrier=B6 loses 0.2")
+    slices = tuple(
+        LabelledGain(f"carrier={name}", "log_loss", 0.4, 0.4 - gain, gain, 0.01, 500, 500, accepted=0.05)
+        for name, gain in (("AA", 0.02), ("B6", -0.2))
+    )
+    calibration = LabelledGain("calibration", "ece", 0.02, 0.03, -0.01, 0.01, 1000, 1000)
+    found = replace(LOOKS[1].guardrails, labelled=LabelledEvidence(1, calibration, slices))
+    breached = replace(LOOKS[1], guardrails=found, breaches=(Breach("slices", "carrier=B6 loses 0.2"),))
+    first, *others = guardrail_rows(replace(RUNNING, looks=(*LOOKS, breached)), SHADOW.guardrails)
+    assert (first.challenger, first.champion, first.limit) == ("0.6 in carrier=B6", "0.4", "loss of 0.05")
+    assert (first.verdict, first.reason) == ("breached", "carrier=B6 loses 0.2")
     assert not any(row.breached for row in others)
+    assert ("calibration error", "0.03", "0.02") in [(row.name, row.challenger, row.champion) for row in others]
 
 
 def test_uplift_is_given_in_metric_and_money_at_the_end():
@@ -192,13 +249,13 @@ def test_uplift_is_given_in_metric_and_money_at_the_end():
         PROMOTED, SHADOW, "log_loss", Budget(value_usd_per_metric_unit_per_day=1000, horizon_days=30)
     )
     assert gain == (
-        "Version 8 gains 0.006 log loss against champion 7 on 3,000 rows (95 % interval of the gain -0.006 to +0.018)."
+        "Version 8 gains 0.006 log loss against champion 7 on 9,300 rows (95 % interval of the gain -0.006 to +0.018)."
     )
     assert worth == (
-        "That is worth 6.00 USD a day (-6.00 USD to 18.00 USD), or 180.00 USD over the 30 days that an improvement lasts "
-        "(-180.00 USD to 540.00 USD)."
+        "Value: 6.00 USD a day (-6.00 USD to 18.00 USD), 180.00 USD over the 30 days that an improvement is expected to "
+        "last (-180.00 USD to 540.00 USD)."
     )
-    assert early.startswith("The rollout ended before its planned last look")
+    assert early.startswith("An estimate at an early end is too extreme")
     assert uplift(PROMOTED, SHADOW, "log_loss", Budget())[1].startswith("To express this in USD, set budget.")
 
 

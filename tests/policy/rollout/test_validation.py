@@ -15,6 +15,8 @@ from tasks.policy.rollout.comparison import (
     difference,
     own_value,
     prediction_fault,
+    prediction_histogram,
+    shares_in,
     slice_differences,
 )
 from tasks.policy.rollout.validation import (
@@ -380,3 +382,39 @@ def test_constant_uses_training_shares():
     assert against_constant(Metric("log_loss"), y_true, sound, RESAMPLING, prior=np.array([0.78, 0.22])).low > 0
     flipped = 1 - sound
     assert against_constant(Metric("log_loss"), y_true, flipped, RESAMPLING, prior=np.array([0.78, 0.22])).high < 0
+
+
+def test_histogram_has_ten_bins_of_equal_counts():
+    values = np.arange(1000) / 1000
+    found = prediction_histogram("4", np.random.default_rng(0).permutation(values))
+    assert found.shares == (0.1,) * 10
+    np.testing.assert_allclose(found.edges, np.arange(1, 10) / 10 - 0.0005)
+    assert (found.version, found.rows) == ("4", 1000)
+
+
+def test_equal_predictions_share_a_bin():
+    """Edges lie between predictions: rounding in another process moves no row to another bin."""
+    values = np.repeat([0.1, 0.2, 0.9], [100, 800, 100])
+    found = prediction_histogram("4", values)
+    assert found.edges == pytest.approx((0.15, 0.55))
+    assert found.shares == (0.1, 0.8, 0.1)
+    assert shares_in(found.edges, values + 1e-7) == found.shares
+
+
+def test_a_constant_prediction_has_one_bin():
+    assert prediction_histogram("4", np.full(20, 0.3)).shares == (1.0,)
+    assert prediction_histogram("4", np.empty(0)) is None
+
+
+def test_histogram_of_several_classes_is_that_of_the_largest_probability():
+    y_pred = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.2, 0.5, 0.3]])
+    assert prediction_histogram("4", y_pred).edges == prediction_histogram("4", np.array([0.7, 0.8, 0.5])).edges
+
+
+def test_reports_from_before_histograms_keep_their_json():
+    report = decide_validation(POLICY, compared(BETTER))
+    assert "predictions" not in to_json(report)
+    found = prediction_histogram("2", np.arange(100) / 100)
+    report = decide_validation(POLICY, compared(BETTER, challenger_predictions=found))
+    assert report.challenger_predictions == found
+    assert from_json(ValidationReport, to_json(report)) == report

@@ -192,3 +192,33 @@ def test_best_constant_is_median_majority_or_shares():
         "no row counts for itself"
     )
     assert metrics.constant_prediction(Metric("log_loss"), [0, 1, 2, 2], 3).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "independent"),
+    [
+        ("accuracy", lambda y, p, w: sklearn.accuracy_score(y, p >= 0.5, sample_weight=w)),
+        ("balanced_accuracy", lambda y, p, w: sklearn.balanced_accuracy_score(y, p >= 0.5, sample_weight=w)),
+        ("f1", lambda y, p, w: sklearn.f1_score(y, p >= 0.5, sample_weight=w)),
+        ("roc_auc", lambda y, p, w: sklearn.roc_auc_score(y, p, sample_weight=w)),
+        ("log_loss", lambda y, p, w: sklearn.log_loss(y, p, labels=[0, 1], sample_weight=w)),
+        ("rmse", lambda y, p, w: sklearn.root_mean_squared_error(y, p, sample_weight=w)),
+    ],
+)
+def test_weighted_metrics_equal_scikit_learn(name, independent):
+    y_true, y_pred = binary_rows()
+    weights = np.random.default_rng(3).exponential(1, len(y_true)) * (np.arange(len(y_true)) % 3 > 0)
+    found = metrics.compute_weighted(Metric(name), y_true, y_pred, weights)
+    assert found == pytest.approx(independent(y_true, y_pred, weights), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", CLASS_METRICS)
+def test_weights_count_rows(name):
+    """A whole weight is that many copies of the row; without rows that define it, the metric is NaN."""
+    y_true, y_pred = multiclass_rows()
+    weights = np.random.default_rng(4).integers(0, 3, len(y_true))
+    rows = np.repeat(np.arange(len(y_true)), weights)
+    expected = metrics.compute(Metric(name), y_true[rows], y_pred[rows])
+    assert metrics.compute_weighted(Metric(name), y_true, y_pred, weights) == pytest.approx(expected)
+    assert math.isnan(metrics.compute_weighted(Metric(name), y_true, y_pred, np.zeros(len(y_true))))
+    assert math.isnan(metrics.compute_weighted(Metric("f1"), *binary_rows(), binary_rows()[0] == 0))

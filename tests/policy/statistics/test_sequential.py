@@ -51,3 +51,11 @@ def test_one_sigma_shift_is_detected_in_time():
 def test_constant_and_empty_series():
     assert confidence_sequence([2.0, 2.0], 0.05, 0.0)[-1] == (2.0, 2.0)
     assert confidence_sequence([], 0.05, 1.0) == []
+
+
+def test_width_of_an_asymptotic_confidence_sequence():
+    """Waudby-Smith et al. (2024), theorem 2.2 and equation 23: the boundary for t values with ρ tuned for t*."""
+    alpha, tuned, t = 0.1, 500, 200
+    rho = math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuned)
+    radius = math.sqrt(2 * (t * rho**2 + 1) / (t**2 * rho**2) * math.log(math.sqrt(t * rho**2 + 1) / alpha))
+    assert sequential.sequence_width(t / tuned, alpha) / math.sqrt(t) == pytest.approx(radius)

@@ -1,0 +1,90 @@
+"""Measure the guardrails of a rollout from the predictions that both versions logged.
+
+What needs no labels is measured as soon as a window is scored; calibration and slices once their labels are due.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.config.model import ModelConfig
+from tasks.adapters import lake
+from tasks.adapters.evaluation.prediction_log import ArmRows, arms_of, finite_answers, inside, predictions_of
+from tasks.adapters.evaluation.rollout_labels import LabelledArms, LabelledPairs
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
+from tasks.policy.records.reports import Latency
+from tasks.policy.rollout.comparison import shares_in
+from tasks.policy.rollout.guardrails import ArmStatistics, GuardrailEvidence, LabelledEvidence, gain_in_slice
+
+
+def read_arms(config: ModelConfig, span: Window, champion: str, challenger: str) -> ArmRows:
+    """Read what both versions predicted in the span: the champion's own rows, the challenger's served or as a shadow."""
+    windows = lake.predicted_windows(config, span)
+    logs = [inside(lake.read_predictions(config, window), "time", span) for window in windows]
+    log = pa.concat_tables(logs or [lake.read_predictions(config, span)], promote_options="default")
+    return arms_of(log, champion, challenger)
+
+
+def measure_answers(
+    config: ModelConfig, span: Window, validation: ValidationReport, latencies: Mapping[str, Latency] | None = None
+) -> GuardrailEvidence | None:
+    """Measure what needs no labels, for both versions of a validation; None if the challenger answered nothing.
+
+    `latencies` are those of batch scoring by version; without them, the column `latency_s` of the log is used.
+    """
+    champion, challenger = validation.champion or "none", validation.challenger
+    arms = read_arms(config, span, champion, challenger)
+    if not len(arms.challenger):
+        return None
+    timed = latencies or {}
+    return GuardrailEvidence(
+        span,
+        arm_statistics(champion, arms.champion, validation.champion_predictions, timed.get(champion)),
+        arm_statistics(challenger, arms.challenger, validation.challenger_predictions, timed.get(challenger)),
+    )
+
+
+def arm_statistics(
+    version: str, log: pa.Table, validation: PredictionHistogram | None = None, latency: Latency | None = None
+) -> ArmStatistics:
+    """Summarise the rows that one version answered or refused. A row with an `error` was refused."""
+    refused = int(pc.sum(pc.is_valid(log["error"])).as_py() or 0) if "error" in log.column_names else 0
+    y_pred = predictions_of(finite_answers(log)["prediction"])
+    p95_s, timed = (latency.p95_s, latency.batches) if latency else _latency(log)
+    counts = np.unique(y_pred, axis=0, return_counts=True)[1]
+    return ArmStatistics(
+        version=version,
+        rows=len(log),
+        refused=refused,
+        missing=len(log) - refused - len(y_pred),
+        most_common_share=float(counts.max() / len(y_pred)) if len(y_pred) else 0.0,
+        latency_p95_s=p95_s,
+        histogram=shares_in(validation.edges, y_pred) if validation else (),
+        validation=validation,
+        timed=timed,
+    )
+
+
+def measure_labelled(config: ModelConfig, labelled: LabelledPairs | LabelledArms, look: int) -> LabelledEvidence:
+    """Measure the guardrails that need labels. `look` counts the looks at labels in this rollout, from 1.
+
+    Slices are those of `validation.slices` and the protected columns with at least `validation.slice_min_rows` rows.
+    """
+    metric, policy = config.performance.primary_metric, config.validation
+    slices = []
+    for name, part in labelled.by_group(policy.slice_min_rows):
+        if part.defines(metric):
+            evidence = part.gain(metric)
+            accepted = policy.margin_of_a_slice(metric.name, evidence.champion)
+            slices.append(gain_in_slice(name, metric.name, evidence, accepted))
+    calibration = labelled.calibration_gain() if config.task != "regression" else None
+    return LabelledEvidence(look, calibration, tuple(gain for gain in slices if gain is not None))
+
+
+def _latency(log: pa.Table) -> tuple[float | None, int]:
+    """Return (95th percentile in seconds, number of timed answers) of the log; (None, 0) without times."""
+    seconds = log["latency_s"].drop_null().to_numpy() if "latency_s" in log.column_names else ()
+    return (float(np.quantile(seconds, 0.95)), len(seconds)) if len(seconds) else (None, 0)

@@ -1,0 +1,322 @@
+"""Carry a rollout through its steps: start it, look at the evidence, move it on, and end it.
+
+Each fact is in the ledger before the traffic follows it, so that a killed run is resumed where it was; only a return of
+all traffic to the champion comes first, because it must not wait for anything. Changes are made under the model's lease.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, ledger, orchestration, registry, reports, storage, traffic
+from tasks.adapters.orchestration.stage import stage
+from tasks.policy.governance.requests import RunRequest
+from tasks.policy.records.base import Window, digest, from_json
+from tasks.policy.records.errors import LeaseHeld, PromotionRefused, RegistryError, RolloutRefused
+from tasks.policy.records.events import Handover, RunMode
+from tasks.policy.records.evidence import Fact, ModelVersion, Past, ValidationReport
+from tasks.policy.rollout import stages
+from tasks.policy.rollout.stages import Rollout, RolloutAction, RolloutEnd, RolloutLook, RolloutMove, RolloutState
+from tasks.policy.rollout.validation import why_not_promote
+from tasks.policy.rollout.verdict import horizon_warning
+
+PATIENCE_S = 60.0
+SYSTEM = "perennial"
+
+
+def find_rollout(config: ModelConfig, decision_id: str | None = None) -> RolloutState | None:
+    """Return the rollout of this decision's challenger, or the latest one; None if there is none."""
+    entries = ledger.entries(config.name)
+    return stages.rollout_of(entries, decision_id) if decision_id else stages.rollout_state(entries)
+
+
+# no retries: a second attempt would find the rollout started
+@stage
+def open_rollout(
+    config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport
+) -> RolloutState | None:
+    """Start the rollout of a validated challenger, or return the one that was started; None where it is promoted at once.
+
+    A rollout that is still running is superseded. Raises PromotionRefused if a gate refuses the challenger.
+    """
+    champion = registry.aliases(config.name).get(registry.CHAMPION)
+    state = find_rollout(config, challenger.decision_id)
+    if state is not None:
+        if state.end is not None and state.end.end != "promoted":
+            raise PromotionRefused(
+                f"{config.name}: version {challenger.version} is not promoted: its rollout ended on "
+                f"{state.end.at:%Y-%m-%d %H:%M} UTC, {state.end.end}: {state.end.reasons[0]}; train a new challenger"
+            )
+        _follow(config, state)
+        return state
+    if champion in (None, challenger.version) or not config.rollout.steps:
+        return None
+    _check_startable(config, challenger, champion, validation)
+    supersede(config, request, f"version {challenger.version} was validated by a newer decision")
+    plan = _plan(config, request, challenger, validation)
+    ledger.append(config.name, Fact(stages.STARTED, plan, request.as_of, plan.decision_id, request.actor))
+    state = RolloutState(plan)
+    _follow(config, state)
+    _publish(config, state, "rollout.started", plan.reasons, request.as_of)
+    return state
+
+
+def _check_startable(
+    config: ModelConfig, challenger: ModelVersion, champion: str | None, validation: ValidationReport
+) -> None:
+    refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
+    if refusal is None and evaluation.alias_transaction.was_rolled_back(config.name, challenger.version):
+        refusal = "it is quarantined, expected a version that was never rolled back"
+    refusal = refusal or evaluation.challenger.smoke_test(challenger, config.training.estimator)
+    if refusal:
+        raise PromotionRefused(f"{config.name}: version {challenger.version} is not promoted: {refusal}")
+
+
+def _plan(config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport) -> Rollout:
+    """Return the plan with its forecast; the salt follows from the decision, so a repeated run assigns the same units."""
+    steps = config.rollout.steps
+    forecast = evaluation.rollout_look.forecast_rollout(config, Past(ledger.entries(config.name)), validation)
+    reasons = [f"version {challenger.version} starts {steps[0].name} beside champion {validation.champion}"]
+    if forecast:
+        reasons.append(f"a verdict needs about {forecast.units:,} units and {forecast.days:,.3g} days")
+        reasons += filter(None, [horizon_warning(forecast, config.rollout.max_days)])
+    decision_id = challenger.decision_id
+    return Rollout(
+        decision_id=decision_id,
+        version=challenger.version,
+        champion=validation.champion or "",
+        steps=steps,
+        unit=config.rollout.unit,
+        salt=digest(config.name, decision_id, "salt"),
+        started_at=request.as_of,
+        forecast=forecast,
+        reasons=tuple(reasons),
+    )
+
+
+# one retry: the lake or the registry may be briefly unavailable; every write is idempotent
+@stage(retries=1, timeout_seconds=1800)
+def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, mode: RunMode) -> RolloutState | None:
+    """Look at a running rollout with the window's evidence and move it on; return its state, None without one.
+
+    A breach returns all traffic in this run; a retrain that holds the lease does not delay it.
+    """
+    state = stages.rollout_state(past.entries)
+    if state is None or not state.is_active or mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
+        return state
+    if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
+        _follow_under_lease(config, state)
+        return state
+    overtaken = _why_overtaken(config, state)
+    if overtaken:
+        move = _end(state, "superseded", (overtaken,), as_of)
+    else:
+        look = _recorded_look(state, window)
+        look = look or evaluation.rollout_look.look_at(config, state, past, window, as_of)
+        entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, _look_id(state, window)))
+        look = from_json(RolloutLook, entry.body)
+        if look not in state.looks:
+            state = replace(state, looks=(*state.looks, look))
+        found = stages.decide_step(config.rollout, state, look)
+        get_run_logger().info("rollout: version %s, %s", state.plan.version, describe_look(config, state, look, found))
+        if found is None:
+            _follow_under_lease(config, state)
+            _remind(config, state)
+            reports.rollout.publish_rollout_page(config, state)
+            return state
+        move = stages.awaiting_approval(state, found) if config.needs_approval else found
+    return _carry_out(config, state, move)
+
+
+def _follow_under_lease(config: ModelConfig, state: RolloutState) -> None:
+    """Bring the traffic in line with the ledger, where a run was killed between the two, or a load balancer restarted."""
+    if config.rollout.control is None and traffic.read_split(config.name) == state.split(config.name):
+        return
+    try:
+        with storage.lease.hold(config.name, "monitor", patience_s=PATIENCE_S):
+            _follow(config, state)
+    except LeaseHeld as held:
+        get_run_logger().warning("rollout: the traffic follows at the next run: %s", held)
+
+
+def _carry_out(config: ModelConfig, state: RolloutState, move: RolloutMove) -> RolloutState:
+    """Make a move under the lease; a return fences out a retrain, any other move waits for the next run instead."""
+    returns = move.end == "returned"
+    try:
+        with storage.lease.hold(config.name, "monitor", ("retrain",) if returns else (), patience_s=PATIENCE_S):
+            return make_move(config, move)
+    except LeaseHeld as held:
+        if returns:
+            raise
+        get_run_logger().warning("rollout: not moved on, the next run does: %s", held)
+        return state
+
+
+def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
+    """Record a move and let the traffic follow; the caller holds the lease. A move that was made already changes nothing.
+
+    Raises RolloutRefused if the rollout has ended or another one runs.
+    """
+    state = find_rollout(config, move.rollout)
+    if state is None or (not state.is_active and state.end != move):
+        raise RolloutRefused(f"{config.name}: the rollout of decision {move.rollout} has ended, nothing is changed")
+    if move.end == "returned":
+        move = _return_traffic(config, state, move)
+    if move.status == "ended":
+        move = with_uplift(config, state, move)
+    kind = stages.ENDED if move.status == "ended" else stages.MOVED
+    entry = ledger.append(config.name, Fact(kind, move, move.at, move.id, move.by))
+    made = from_json(RolloutMove, entry.body)
+    state = state if made in state.moves else state.moved(made)
+    _follow(config, state)
+    ready = made.status in ("passed", "awaiting_approval")
+    event = "rollout.ready" if ready else "rollout.ended" if made.status == "ended" else "rollout.advanced"
+    get_run_logger().info("rollout: version %s %s: %s", state.plan.version, _named(state, made), made.reasons[0])
+    _publish(config, state, event, made.reasons, made.at)
+    return state
+
+
+def _return_traffic(config: ModelConfig, state: RolloutState, move: RolloutMove) -> RolloutMove:
+    """Send all traffic to the champion, ask who answers, and quarantine the challenger."""
+    plan = state.plan
+    _set_split(config, replace(state, status="ended"))
+    champion = registry.version(config.name, registry.CHAMPION)
+    fault = evaluation.challenger.smoke_test(champion, config.training.estimator)
+    registry.tag(
+        config.name, plan.version, status="quarantined", quarantined_by=move.by, quarantine_reason=move.reasons[0]
+    )
+    answers = f"champion {champion.version} answers everything" if fault is None else f"action required: {fault}"
+    return replace(move, reasons=(*move.reasons, answers))
+
+
+def supersede(config: ModelConfig, request: RunRequest, reason: str) -> None:
+    """End a running rollout because a newer decision overtakes it; the caller holds the lease."""
+    state = find_rollout(config)
+    if state is not None and state.is_active:
+        make_move(config, _end(state, "superseded", (reason,), request.as_of, request.actor))
+
+
+def end_rollout(config: ModelConfig, request: RunRequest, end: RolloutEnd, reasons: tuple[str, ...]) -> None:
+    """End the latest rollout, if it is active, with its measured gain; the caller holds the lease."""
+    state = find_rollout(config)
+    if state is not None and state.is_active:
+        make_move(config, _end(state, end, reasons, request.as_of, request.actor))
+
+
+def approve_step(config: ModelConfig, state: RolloutState, request: RunRequest, by: str) -> RolloutState:
+    """Move a rollout that waited for approval to its first served step; the caller holds the lease."""
+    move = RolloutMove(
+        state.plan.decision_id,
+        state.plan.version,
+        "running",
+        state.step + 1,
+        request.as_of,
+        (f"approved by {by}",),
+        request.actor,
+    )
+    return make_move(config, move)
+
+
+def direct(config: ModelConfig, request: RunRequest, action: RolloutAction) -> RolloutState:
+    """Hold, resume, advance or abort a rollout for a person; the caller holds the lease.
+
+    Raises RolloutRefused if nothing is rolled out, or if evidence speaks against it: a person may shorten a step, but
+    neither lift a breached guardrail nor promote without a verdict.
+    """
+    state = find_rollout(config)
+    refusal = stages.why_not_direct(config.rollout, state, action)
+    if refusal or state is None:
+        raise RolloutRefused(f"{config.name}: {action} was refused: {refusal}")
+    move = stages.directed(state, action, request.as_of, request.actor, request.reason)
+    if move.status == "running" and config.needs_approval:
+        move = stages.awaiting_approval(state, move)
+    if move.end == "aborted":
+        registry.tag(config.name, state.plan.version, status="rejected")
+    return make_move(config, move)
+
+
+def with_uplift(config: ModelConfig, state: RolloutState, move: RolloutMove) -> RolloutMove:
+    """The move with the gain measured by the rollout, in units of the metric and in USD a day."""
+    if not state.evidence or state.verdict is None:
+        return move
+    gain, value = state.evidence[-1], config.budget.value_usd_per_metric_unit_per_day
+    usd = None if value is None else (gain.gain * value, state.verdict.low * value, state.verdict.high * value)
+    return replace(move, uplift=gain, uplift_usd_per_day=usd)
+
+
+def _end(state: RolloutState, end: RolloutEnd, reasons: tuple[str, ...], at: datetime, by: str = SYSTEM) -> RolloutMove:
+    return RolloutMove(state.plan.decision_id, state.plan.version, "ended", state.step, at, reasons, by, end)
+
+
+def _follow(config: ModelConfig, state: RolloutState) -> None:
+    """Let the traffic follow the ledger. A passed rollout keeps its last step until `promote` moves the aliases."""
+    _set_split(config, state)
+
+
+def _set_split(config: ModelConfig, state: RolloutState) -> None:
+    split = state.split(config.name)
+    if state.status != "ended" or traffic.read_split(config.name).challenger is not None:
+        traffic.write_split(split)
+    # also where the split is stored already: a first attempt may have failed here
+    if config.rollout.control is not None:
+        traffic.apply.apply_split(config.rollout.control, split)
+
+
+def _publish(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
+    reports.rollout.publish_rollout_page(config, state)
+    handover = Handover(config.name, state.plan.decision_id, reasons, at, state.plan.version)
+    orchestration.events.announce(event, config.name, handover.payload())
+
+
+def _remind(config: ModelConfig, state: RolloutState) -> None:
+    """Announce again that a rollout is ready for `promote`; the first announcement may have been lost."""
+    if state.status in ("passed", "awaiting_approval"):
+        last = state.moves[-1]
+        handover = Handover(config.name, state.plan.decision_id, last.reasons, last.at, state.plan.version)
+        orchestration.events.announce("rollout.ready", config.name, handover.payload())
+
+
+def _why_overtaken(config: ModelConfig, state: RolloutState) -> str | None:
+    """Return why the rollout cannot go on: another champion serves, or the challenger is quarantined or gone."""
+    plan, champion = state.plan, registry.aliases(config.name).get(registry.CHAMPION)
+    if champion != plan.champion and champion != plan.version:
+        return f"champion {champion or 'none'} serves, the rollout began beside {plan.champion}"
+    try:
+        status = dict(registry.version(config.name, plan.version).tags).get("status")
+    except RegistryError as error:
+        return f"version {plan.version} is gone: {error}"
+    return f"version {plan.version} is {status}" if status in ("quarantined", "rejected") else None
+
+
+def _look_id(state: RolloutState, window: Window) -> str:
+    return digest(state.plan.decision_id, "look", window.name)
+
+
+def _recorded_look(state: RolloutState, window: Window) -> RolloutLook | None:
+    return next((look for look in state.looks if look.window == window), None)
+
+
+def _named(state: RolloutState, move: RolloutMove) -> str:
+    if move.status == "ended":
+        return f"ended ({move.end})"
+    return {"passed": "passed", "held": "is held", "awaiting_approval": "waits for approval"}.get(
+        move.status, f"goes to {state.plan.steps[move.step].name}"
+    )
+
+
+def describe_look(config: ModelConfig, state: RolloutState, look: RolloutLook, move: RolloutMove | None) -> str:
+    """Describe a look in one sentence."""
+    if move is not None:
+        return move.reasons[0]
+    waiting = stages.why_wait(config.rollout, state, look.at)
+    return waiting or f"{state.current.name}: {state.status}"
+
+
+def show_rollout(config: ModelConfig, action: RolloutAction) -> RolloutState | None:
+    """Log the rollout and whether this action would be refused; changes nothing."""
+    state = find_rollout(config)
+    refusal = stages.why_not_direct(config.rollout, state, action)
+    get_run_logger().info("rollout: %s would be %s", action, f"refused: {refusal}" if refusal else "carried out")
+    return state

@@ -1,0 +1,226 @@
+"""A rollout through real flows: shadow, canary, champion, and every way back."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from deployments.config.model import load_model_config
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from flows.rollout import rollout
+from flows.score import score
+from tasks.adapters import evaluation, lake, ledger, registry, traffic
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import AccessRefused, PromotionRefused, RolloutRefused
+from tasks.policy.records.evidence import Promotion
+from tasks.policy.rollout.stages import RolloutState, rollout_state
+from tests.support.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+SHADOW = {"rollout: {mode: none}": "rollout: {feedback: false}"}
+CANARY = {"rollout: {mode: none}": "rollout: {shares: [0.2, 0.5], min_units: 30, verdict: {margin: 0.5}}"}
+APPROVED = {"window_days: 2": "promotion: {mode: approval}\nwindow_days: 2"}
+
+
+def begin_rollout(begin, folder, **replacements: str) -> str:
+    """A champion that serves, and a challenger whose rollout has begun on 25 January."""
+    model = begin(folder, **replacements)
+    serve(model, 25)
+    retrain(model, until=utc("2024-01-25"), reason="a second model")
+    started = promote(model, until=utc("2024-01-25"))
+    assert isinstance(started, RolloutState)
+    return model
+
+
+def serve(model: str, *days: int) -> None:
+    for day in days:
+        score(model, until=utc(f"2024-01-{day:02d}"))
+        monitor(model, until=utc(f"2024-01-{day:02d}"))
+
+
+def state() -> RolloutState:
+    found = rollout_state(ledger.entries("small"))
+    assert found is not None
+    return found
+
+
+def logged(model: str, day: int) -> list[tuple[str, str]]:
+    window = Window(utc(f"2024-01-{day - 2:02d}"), utc(f"2024-01-{day:02d}"))
+    log = lake.read_predictions(load_model_config(model), window)
+    return list(zip(log["model_version"].to_pylist(), log["role"].to_pylist(), strict=True))
+
+
+def champion() -> str:
+    return registry.aliases("small")[registry.CHAMPION]
+
+
+def test_a_shadow_becomes_champion_by_its_verdict(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    assert (champion(), traffic.read_split("small").mode) == ("1", "shadow")
+    serve(model, 27)
+    assert Counter(logged(model, 27)) == {("1", "champion"): 300, ("2", "shadow"): 300}
+    passed = state()
+    assert (passed.status, passed.verdict.conclusion) == ("passed", "non_inferior")
+    assert champion() == "1", "only promote moves the alias"
+    promotion = promote(model, until=utc("2024-01-27"))
+    assert isinstance(promotion, Promotion)
+    assert (champion(), state().end.end, traffic.read_split("small").challenger) == ("2", "promoted", None)
+    kinds = [entry.kind for entry in ledger.entries("small")]
+    assert [kind for kind in kinds if kind.startswith("rollout.")] == [
+        "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended",
+    ]  # fmt: skip
+    assert promote(model, until=utc("2024-01-27")) == promotion
+    serve(model, 29)
+    assert Counter(logged(model, 29)) == {("2", "champion"): 300}
+
+
+def test_a_canary_serves_growing_shares_and_no_unit_leaves_it(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    serve(model, 27)
+    assert (state().current.name, traffic.read_split("small").share) == ("canary 20 %", 0.2)
+    split = traffic.read_split("small")
+    serve(model, 29)
+    shares = Counter(role for _, role in logged(model, 29))
+    assert 0.1 < shares["challenger"] / 300 < 0.3
+    assert sum(shares.values()) == 300, "each row has one answer"
+    assert state().current.name == "canary 50 %"
+    grown = traffic.read_split("small")
+    early = [unit for unit in range(2000) if split.role_of(unit) == "challenger"]
+    assert all(grown.role_of(unit) == "challenger" for unit in early)
+
+
+def test_the_champion_is_judged_on_its_own_rows(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    serve(model, 27)
+    score(model, until=utc("2024-01-29"))
+    judgement = monitor(model, until=utc("2024-01-29"))
+    own = Counter(role for _, role in logged(model, 29))["champion"]
+    report = judgement.evidence.performance
+    assert (report.model_version, report.rows) == ("1", own)
+
+
+def test_no_retrain_is_asked_for_while_a_rollout_runs(tmp_path, begin):
+    due = {"{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}": "{trigger: every, days: 1}"}
+    model = begin_rollout(begin, tmp_path, **SHADOW, **due, **{"cooldown_days: 4": "cooldown_days: 0"})
+    score(model, until=utc("2024-01-27"))
+    decision = monitor(model, until=utc("2024-01-27")).decision
+    assert (decision.retrain, decision.blocked_by) == (False, "rollout")
+    promote(model, until=utc("2024-01-27"))
+    score(model, until=utc("2024-01-29"))
+    assert monitor(model, until=utc("2024-01-29")).decision.retrain
+
+
+@pytest.mark.parametrize("fault", ["raises", "nan"])
+@pytest.mark.parametrize("policy", [SHADOW, CANARY], ids=["shadow", "canary"])
+def test_a_challenger_that_cannot_answer_is_returned_in_the_same_run(tmp_path, begin, monkeypatch, fault, policy):
+    model = begin_rollout(begin, tmp_path, **policy)
+    if policy is CANARY:
+        serve(model, 27)
+    answer = evaluation.challenger.try_predict_rows
+
+    def broken(version, rows, estimator=None):
+        if version.version != "2":
+            return answer(version, rows, estimator)
+        return "version 2 cannot predict these rows" if fault == "raises" else np.full(len(rows), np.nan)
+
+    monkeypatch.setattr(evaluation.challenger, "try_predict_rows", broken)
+    serve(model, 29)
+    assert state().end.end == "returned"
+    assert traffic.read_split("small").challenger is None
+    assert registry.tags("small", "2")["status"] == "quarantined"
+    served = [role for _, role in logged(model, 29) if role == "champion"]
+    assert len(served) == 300, "the champion answers what the challenger cannot"
+    with pytest.raises(PromotionRefused, match="its rollout ended"):
+        promote(model, until=utc("2024-01-29"))
+
+
+def test_a_killed_run_is_resumed_without_a_second_step(tmp_path, begin, monkeypatch):
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    score(model, until=utc("2024-01-27"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(traffic, "write_split", killed)
+        with pytest.raises(BaseException):  # noqa: B017  whatever Prefect makes of a kill
+            monitor(model, until=utc("2024-01-27"))
+    assert (state().step, traffic.read_split("small").mode) == (1, "shadow")
+    for _ in range(2):
+        monitor(model, until=utc("2024-01-27"))
+        assert (state().step, traffic.read_split("small").share) == (1, 0.2)
+    assert len(state().looks) == 1
+
+
+def test_a_person_holds_resumes_advances_and_aborts(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    rollout(model, action="hold", reason="wait for the campaign", requested_by="Ada", until=utc("2024-01-25"))
+    serve(model, 27)
+    assert (state().status, state().step) == ("held", 0)
+    with pytest.raises(RolloutRefused, match="is held, expected running"):
+        rollout(model, action="hold", reason="again", until=utc("2024-01-27"))
+    rollout(model, action="resume", reason="campaign over", until=utc("2024-01-27"))
+    rollout(model, action="advance", reason="looks fine", requested_by="Ada", until=utc("2024-01-27"))
+    assert (state().step, traffic.read_split("small").share) == (1, 0.2)
+    rollout(model, action="abort", reason="not now", requested_by="Ada", until=utc("2024-01-27"))
+    assert (state().end.end, state().end.by) == ("aborted", "Ada")
+    assert traffic.read_split("small").challenger is None
+    with pytest.raises(PromotionRefused, match="aborted: not now"):
+        promote(model, until=utc("2024-01-27"))
+
+
+def test_a_person_cannot_promote_without_a_verdict(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    with pytest.raises(RolloutRefused, match="ends with a verdict"):
+        rollout(model, action="advance", reason="I like it", until=utc("2024-01-25"))
+
+
+def test_approval_comes_before_the_first_served_request(tmp_path, begin):
+    replaced = {**CANARY, "window_days: 2": "access: {approve: [Grace]}\npromotion: {mode: approval}\nwindow_days: 2"}
+    model = write_model(tmp_path, **replaced)
+    retrain(model, until=utc("2024-01-21"))
+    promote(model, until=utc("2024-01-21"), approved_by="Grace")
+    serve(model, 25)
+    retrain(model, until=utc("2024-01-25"), reason="a second model", requested_by="Ada")
+    promote(model, until=utc("2024-01-25"))
+    serve(model, 27)
+    assert (state().status, traffic.read_split("small").mode) == ("awaiting_approval", "shadow")
+    serve(model, 29)
+    assert {role for _, role in logged(model, 29)} == {"champion", "shadow"}, "nothing is served before the approval"
+    with pytest.raises(AccessRefused, match="may not approve"):
+        rollout(model, action="resume", reason="go on", requested_by="Ada", until=utc("2024-01-29"))
+    advanced = promote(model, until=utc("2024-01-29"), approved_by="Grace")
+    assert isinstance(advanced, RolloutState)
+    assert (state().status, traffic.read_split("small").share) == ("running", 0.2)
+
+
+def test_a_newer_challenger_ends_the_rollout_cleanly(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    retrain(model, until=utc("2024-01-25"), reason="a third model")
+    promote(model, until=utc("2024-01-25"))
+    assert (state().plan.version, state().status) == ("3", "running")
+    assert traffic.read_split("small").challenger == "3"
+    ends = [entry for entry in ledger.entries("small") if entry.kind == "rollout.ended"]
+    assert len(ends) == 1
+    assert '"superseded"' in ends[0].body
+
+
+def test_a_rollback_ends_the_rollout(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    serve(model, 27)
+    promote(model, until=utc("2024-01-27"))
+    retrain(model, until=utc("2024-01-27"), reason="a third model")
+    promote(model, until=utc("2024-01-27"))
+    rollback(model, reason="answers are late", requested_by="Ada", until=utc("2024-01-27"))
+    assert (champion(), state().end.end, traffic.read_split("small").challenger) == ("1", "superseded", None)
+
+
+def test_a_challenger_retired_by_hand_ends_its_rollout(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    registry.tag("small", "2", status="quarantined")
+    serve(model, 27)
+    assert (state().end.end, champion()) == ("superseded", "1")
