@@ -6,6 +6,7 @@ SIGTERM `/ready` refuses first, requests are answered for a while, then the rest
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -74,15 +75,7 @@ def run(models: Sequence[str], options: GatewayOptions) -> int:
     metrics = Metrics()
     configs = [load_model_config(model) for model in models]
     services = [ModelService(Follower(config), AnswerLog(config), metrics) for config in configs]
-    key = ApiKey(options.key_file) if options.key_file else None
-    if key:
-        key.read()
-    elif options.host not in LOCAL and not options.no_key:
-        raise GatewayError(
-            f"--host is {options.host}, which other machines reach, and there is no key; expected --api-key-file FILE, "
-            "or --no-api-key where something before the gateway checks who asks"
-        )
-    gateway = Gateway(services, metrics, key)
+    gateway = Gateway(services, metrics, _read_key(options))
     sys.setswitchinterval(SWITCH_S)
     with _listen(options) as opened:
         follow(gateway)
@@ -98,8 +91,6 @@ def run(models: Sequence[str], options: GatewayOptions) -> int:
             for work, every_s in ((follow, POLL_S), (flush, FLUSH_S), (land, options.land_s)):
                 background.enter_context(_repeated(work, gateway, every_s))
             _Server(config, gateway, options.drain_s).run(sockets=[opened])
-        for service in services:
-            service.log.close_segment()
         land(gateway)
     return 0
 
@@ -148,11 +139,26 @@ def _repeated(work: Callable[[Gateway], None], gateway: Gateway, every_s: float)
         thread.join()
 
 
+def _read_key(options: GatewayOptions) -> ApiKey | None:
+    """Return the key that requests must name. Raises GatewayError without one where other machines may ask."""
+    if options.key_file:
+        key = ApiKey(options.key_file)
+        key.read()
+        return key
+    if options.host not in LOCAL and not options.no_key:
+        raise GatewayError(
+            f"--host is {options.host}, which other machines reach, and there is no key; expected --api-key-file FILE, "
+            "or --no-api-key where something before the gateway checks who asks"
+        )
+    return None
+
+
 def _listen(options: GatewayOptions) -> socket.socket:
     try:
-        return socket.create_server((options.host, options.port), backlog=2048)
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        return socket.create_server((options.host, options.port), family=family, backlog=2048)
     except OSError as error:
         raise GatewayError(
-            f"{options.host}:{options.port}: cannot listen ({error.strerror}), expected a free address; "
+            f"{options.host}:{options.port}: cannot listen ({os.strerror(error.errno or 0)}), expected a free address; "
             "choose another --port"
         ) from None

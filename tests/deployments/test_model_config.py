@@ -219,6 +219,15 @@ def test_windows_are_contiguous_and_complete():
     assert config.window_until(utc("2013-05-04")) == windows[-1]
 
 
+@pytest.mark.parametrize("at", ["2013-04-21", "2013-04-25T23:59:59", "2013-04-20T23:59:59", "2013-01-20", "2031-01-01"])
+def test_every_time_is_in_one_window(at):
+    config = load_model_config("air_time")
+    window = config.window_at(utc(at))
+    assert window.start <= utc(at) < window.end
+    known = (*config.history_windows(), *config.windows(end=utc("2031-02-01")))
+    assert window in known
+
+
 def test_settling_window_is_read_later(tmp_path):
     config = load_model_config(edited(tmp_path, "kind: python\n", "kind: python\n  settle_hours: 36\n"))
     window = config.windows(end=utc("2013-05-01"))[-1]

@@ -129,15 +129,13 @@ def land_prediction_segment(config: ModelConfig, writer: str, number: int, rows:
     if not rows.num_rows:
         return
     rows = rows.set_column(0, "id", _stored_ids(config, rows["id"]))
-    step = timedelta(days=config.window_days)
-    origin = config.period.history_until
-    places = np.floor_divide(
-        rows["time"].cast(pa.int64()).to_numpy() - int(origin.timestamp() * 1e6), step // timedelta(microseconds=1)
-    )
+    step_us = timedelta(days=config.window_days) // timedelta(microseconds=1)
+    start_us = int(config.period.history_until.timestamp()) * 1_000_000
+    places = np.floor_divide(rows["time"].cast(pa.int64()).to_numpy() - start_us, step_us)
     parts = {}
-    for place in np.unique(places).tolist():
-        window = Window(origin + place * step, origin + (place + 1) * step)
+    for place in np.unique(places):
         part = _ordered(rows.filter(pa.array(places == place)), ("time", "id"))
+        window = config.window_at(part["time"][0].as_py())
         _require_inside(window, part, uri)
         parts[window.name] = part
 
