@@ -14,7 +14,7 @@ from tasks.adapters import evaluation, ledger, orchestration, registry, reports,
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import Window, digest, from_json
-from tasks.policy.records.errors import LeaseHeld, PromotionRefused, RegistryError, RolloutRefused
+from tasks.policy.records.errors import LeaseHeld, PromotionRefused, RolloutRefused, VersionGone
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import Fact, ModelVersion, Past, ValidationReport
 from tasks.policy.rollout import stages
@@ -104,39 +104,70 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     A breach returns all traffic in this run; a retrain that holds the lease does not delay it.
     """
     state = stages.rollout_state(past.entries)
-    if state is None or not state.is_active or mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
+    if state is None or mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
+        return state
+    if not state.is_active:
+        _follow_under_lease(config, state)
+        if state.end is not None and state.end.window == window.name:
+            reports.rollout.publish_rollout_page(config, state)
         return state
     if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
         _follow_under_lease(config, state)
         return state
-    overtaken = _why_overtaken(config, state)
+    move = _unfinished_return(config, state)
+    if move is None and state.status == "passed" and _serves(config, state):  # `promote` was killed before its end
+        _remind(config, state)
+        return state
+    overtaken = None if move else _why_overtaken(config, state)
     if overtaken:
         move = _end(state, "superseded", (overtaken,), as_of)
-    else:
-        look = _recorded_look(state, window)
-        look = look or evaluation.rollout_look.look_at(config, state, past, window, as_of)
-        entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, _look_id(state, window)))
-        look = from_json(RolloutLook, entry.body)
-        if look not in state.looks:
-            state = replace(state, looks=(*state.looks, look))
-        found = stages.decide_step(config.rollout, state, look)
-        get_run_logger().info("rollout: version %s, %s", state.plan.version, describe_look(config, state, look, found))
-        if found is None:
-            _follow_under_lease(config, state)
-            _remind(config, state)
-            reports.rollout.publish_rollout_page(config, state)
-            return state
-        move = stages.awaiting_approval(state, found) if config.needs_approval else found
+    if move is None:
+        state, move = _look(config, state, past, window, as_of)
+    if move is None:
+        _follow_under_lease(config, state)
+        _remind(config, state)
+        reports.rollout.publish_rollout_page(config, state)
+        return state
     return _carry_out(config, state, move)
 
 
+def _look(
+    config: ModelConfig, state: RolloutState, past: Past, window: Window, as_of: datetime
+) -> tuple[RolloutState, RolloutMove | None]:
+    """Record what the window shows, once; return the state with it, and the move that follows, if any."""
+    look = _recorded_look(state, window)
+    look = look or evaluation.rollout_look.look_at(config, state, past, window, as_of)
+    entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, _look_id(state, window)))
+    look = from_json(RolloutLook, entry.body)
+    if look not in state.looks:
+        state = replace(state, looks=(*state.looks, look))
+    found = stages.decide_step(config.rollout, state, look)
+    get_run_logger().info("rollout: version %s, %s", state.plan.version, describe_look(config, state, look, found))
+    if found is not None and config.needs_approval:
+        found = stages.awaiting_approval(state, found)
+    return state, found
+
+
+def _unfinished_return(config: ModelConfig, state: RolloutState) -> RolloutMove | None:
+    """Return the return that follows from the latest look, where the run that recorded the look was killed."""
+    move = stages.decide_step(config.rollout, state, state.looks[-1]) if state.looks else None
+    return move if move is not None and move.end == "returned" else None
+
+
+def _serves(config: ModelConfig, state: RolloutState) -> bool:
+    return registry.aliases(config.name).get(registry.CHAMPION) == state.plan.version
+
+
 def _follow_under_lease(config: ModelConfig, state: RolloutState) -> None:
-    """Bring the traffic in line with the ledger, where a run was killed between the two, or a load balancer restarted."""
+    """Bring the traffic in line with the ledger, where a run was killed between the two, or a load balancer restarted.
+
+    The ledger is read again under the lease: another run may have moved the rollout on, or ended it.
+    """
     if config.rollout.control is None and traffic.read_split(config.name) == state.split(config.name):
         return
     try:
         with storage.lease.hold(config.name, "monitor", patience_s=PATIENCE_S):
-            _follow(config, state)
+            _follow(config, find_rollout(config) or state)
     except LeaseHeld as held:
         get_run_logger().warning("rollout: the traffic follows at the next run: %s", held)
 
@@ -146,6 +177,10 @@ def _carry_out(config: ModelConfig, state: RolloutState, move: RolloutMove) -> R
     returns = move.end == "returned"
     try:
         with storage.lease.hold(config.name, "monitor", ("retrain",) if returns else (), patience_s=PATIENCE_S):
+            now = find_rollout(config, move.rollout)
+            if now is not None and not now.is_active:  # another run ended it while this one judged it
+                _follow(config, find_rollout(config) or now)
+                return now
             return make_move(config, move)
     except LeaseHeld as held:
         if returns:
@@ -285,7 +320,7 @@ def _why_overtaken(config: ModelConfig, state: RolloutState) -> str | None:
         return f"champion {champion or 'none'} serves, the rollout began beside {plan.champion}"
     try:
         status = dict(registry.version(config.name, plan.version).tags).get("status")
-    except RegistryError as error:
+    except VersionGone as error:  # any other fault of the registry passes, and says nothing about the version
         return f"version {plan.version} is gone: {error}"
     return f"version {plan.version} is {status}" if status in ("quarantined", "rejected") else None
 

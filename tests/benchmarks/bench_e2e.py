@@ -1,8 +1,10 @@
 """`make e2e`: from drifted rows to a new champion on the real server and worker that `make serve` starts.
 
-Data event → monitor → automation → retrain → automation → promote, which waits → approval through the API → the new
-champion serves in `score`. Prints the seconds of each step and writes them to bench/e2e.json in the workspace.
-`trigger_to_live_s` runs from the event to the end of the promotion, without the training task.
+Data event → monitor → automation → retrain → automation → promote, which starts the shadow → the next window passes it →
+automation → promote, which waits → approval through the API → canary → the next window passes it → automation → promote →
+the new champion serves in `score`. Prints the seconds of each step and writes them to bench/e2e.json in the workspace.
+`trigger_to_shadow_s` is without the training task; `trigger_to_live_s` is the loop's own time, also without the person and
+the windows' arrival and scoring.
 """
 
 import json
@@ -21,10 +23,15 @@ from uuid import UUID
 from tasks.adapters.orchestration.server import free_port, served_url
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.events import about
-from tests.benchmarks.e2e_model import DRIFT, NAME, WINDOW_DAYS, land, write_model
+from tests.benchmarks.e2e_model import DRIFT, NAME, ROWS_PER_DAY, WINDOW_DAYS, land, write_model
 
 START_S, HOP_S, POLL_S = 240, 240, 0.2
-NOTICED = DRIFT + timedelta(days=WINDOW_DAYS)
+WINDOW = timedelta(days=WINDOW_DAYS)
+NOTICED = DRIFT + WINDOW
+SHADOWED, SERVED = NOTICED + WINDOW, NOTICED + 2 * WINDOW
+"""Ends of the window of the shadow, and of the window of which the canary answers a part."""
+LABELLED = SERVED + timedelta(hours=12)
+"""All labels of the canary's window have arrived, and the next window is not complete."""
 TARGET_S = 60
 
 
@@ -93,27 +100,48 @@ def prepare() -> None:
 
 
 class Loop:
-    """The server's runs and events since `started`, read through its API."""
+    """The server's runs for the model since `started`, read through its API."""
 
     def __init__(self, client: Any, started: datetime) -> None:
         self.client, self.started = client, started
 
-    def run_of(self, deployment: str) -> Any:
-        """Return the first run of a deployment since then, or None."""
+    def run_of(self, deployment: str, number: int = 1) -> Any:
+        """Return the run of a deployment with this number since then, counted from 1, or None."""
         wanted = self.client.read_deployment_by_name(f"{deployment}/{deployment}").id
         runs = [
-            run for run in self.client.read_flow_runs() if run.deployment_id == wanted and run.created > self.started
+            run
+            for run in self.client.read_flow_runs()
+            if run.deployment_id == wanted
+            and run.created > self.started
+            and (run.parameters.get("until") or "") > DRIFT.isoformat()  # not one that `prepare` caused
         ]
-        return min(runs, key=lambda run: run.created, default=None)
+        return sorted(runs, key=lambda run: run.created)[number - 1] if len(runs) >= number else None
 
-    def finished(self, deployment: str) -> Any:
-        """Return that run once it is completed. Raises NothingHappened if it failed."""
-        run = self.run_of(deployment)
+    def ended(self, deployment: str, number: int = 1, suspended: bool = False) -> Any:
+        """Return that run once it is completed, or suspended. Raises NothingHappened if it failed."""
+        run = self.run_of(deployment, number)
         if run is None or run.state is None or not (run.state.is_final() or run.state.is_paused()):
             return None
         if run.state.is_failed() or run.state.is_crashed():
             raise NothingHappened(f"{run.name} is {run.state.name}: {run.state.message}")
-        return run
+        return run if suspended or run.state.is_completed() else None
+
+    def announce_rows(self, until: datetime) -> datetime:
+        """Emit the event of landed rows, which starts `monitor` as of this time; return when."""
+        from prefect.events import emit_event
+
+        payload = {"model": NAME, "until": until.isoformat()}
+        emitted = datetime.now(UTC)
+        emit_event("perennial.data.landed", resource=about("perennial.model", NAME, payload), payload=payload)
+        return emitted
+
+    def score(self, until: datetime, number: int) -> Any:
+        """Run the deployment `score`, the first time with number 1; return the run once it is completed."""
+        deployment = self.client.read_deployment_by_name("score/score")
+        self.client.create_flow_run_from_deployment(
+            deployment.id, parameters={"model": NAME, "until": until.isoformat()}
+        )
+        return await_that(lambda: self.ended("score", number), f"the window until {until:%Y-%m-%d} was scored")
 
     def seconds_of(self, run_id: UUID, task: str) -> float:
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -126,7 +154,6 @@ class Loop:
 def walk(folder: Path) -> dict[str, float]:
     """Run the loop once on a running server; return the seconds of each step. Raises NothingHappened."""
     from prefect.client.orchestration import get_client
-    from prefect.events import emit_event
 
     from flows.score import score
     from tasks.adapters.ledger import chain as ledger
@@ -138,42 +165,100 @@ def walk(folder: Path) -> dict[str, float]:
     score(NAME, until=NOTICED)
     with get_client(sync_client=True) as client:
         loop = Loop(client, datetime.now(UTC))
-        payload = {"model": NAME, "until": NOTICED.isoformat()}
-        emit_event("perennial.data.landed", resource=about("perennial.model", NAME, payload), payload=payload)
-        monitored = await_that(lambda: loop.finished("monitor"), "monitor judged the landed window")
-        retrained = await_that(lambda: loop.finished("retrain"), "a retrain was started and done")
-        asked = await_that(lambda: loop.finished("promote"), "promote waits for approval")
+        triggered = loop.announce_rows(NOTICED)
+        monitored = await_that(lambda: loop.ended("monitor"), "monitor judged the landed window")
+        retrained = await_that(lambda: loop.ended("retrain"), "a retrain was started and done")
+        started = await_that(lambda: loop.ended("promote"), "promote started the rollout")
+        _check_traffic("shadow", 0.0)
+
+        land(folder, NOTICED, SHADOWED)
+        loop.score(SHADOWED, 1)
+        shadow_landed = loop.announce_rows(SHADOWED)
+        shadowed = await_that(lambda: loop.ended("monitor", 2), "monitor judged the shadow")
+        asked = await_that(lambda: loop.ended("promote", 2, suspended=True), "promote waits for approval")
         await_that(lambda: ledger.entries(NAME, kind="approval.requested"), "the question is in the ledger")
+        _check_traffic("shadow", 0.0)
         answered = _approve(client, asked.id)
-        promoted = await_that(
-            lambda: (run := loop.finished("promote")) and run.state.is_completed() and run,
-            "the challenger was promoted",
-        )
-        live = promoted.end_time
-        deployment = client.read_deployment_by_name("score/score")
-        run = client.create_flow_run_from_deployment(
-            deployment.id, parameters={"model": NAME, "until": (NOTICED + timedelta(days=WINDOW_DAYS)).isoformat()}
-        )
-        land(folder, NOTICED, NOTICED + timedelta(days=WINDOW_DAYS))
-        scored = await_that(lambda: loop.finished("score") if run else None, "the new champion scored a window")
+        approved = await_that(lambda: loop.ended("promote", 2), "the approved canary serves")
+        _check_traffic("canary", 0.5)
+
+        land(folder, SHADOWED, SERVED)
+        loop.score(SERVED, 2)
+        canary_landed = loop.announce_rows(LABELLED)
+        passed = await_that(lambda: loop.ended("monitor", 3), "monitor judged the canary")
+        promoted = await_that(lambda: loop.ended("promote", 3), "the challenger was promoted")
+        _check_traffic("none", 0.0)
+
+        land(folder, SERVED, SERVED + WINDOW)
+        scored = loop.score(SERVED + WINDOW, 3)
         fit_s = loop.seconds_of(retrained.id, "train_challenger")
     after = registry.aliases(NAME)[registry.CHAMPION]
     served_by = ledger.entries(NAME, kind="window.scored")[-1].body
     if after == before or f'"model_version":"{after}"' not in served_by:
         raise NothingHappened(f"champion was {before} and is {after}; the last window was scored so: {served_by[:300]}")
-    suspended = asked.state.timestamp
+    _check_rollout()
+    suspended, live = asked.state.timestamp, promoted.end_time
+    own = (
+        (triggered, started.end_time),
+        (shadow_landed, suspended),
+        (answered, approved.end_time),
+        (canary_landed, live),
+    )
     return {
-        "event_to_monitor_s": _between(loop.started, monitored.start_time),
+        "event_to_monitor_s": _between(triggered, monitored.start_time),
         "monitor_s": _between(monitored.start_time, monitored.end_time),
         "monitor_to_retrain_s": _between(monitored.end_time, retrained.start_time),
         "retrain_s": _between(retrained.start_time, retrained.end_time),
         "fit_s": round(fit_s, 1),
-        "retrain_to_question_s": _between(retrained.end_time, suspended),
+        "retrain_to_shadow_s": _between(retrained.end_time, started.end_time),
+        "trigger_to_shadow_s": round(_between(triggered, started.end_time) - fit_s, 1),
+        "shadow_to_question_s": _between(shadowed.end_time, suspended),
         "question_to_answer_s": _between(suspended, answered),
-        "answer_to_live_s": _between(answered, live),
+        "answer_to_canary_s": _between(answered, approved.end_time),
+        "passed_to_live_s": _between(passed.end_time, live),
         "live_to_scored_s": _between(live, scored.end_time),
-        "trigger_to_live_s": round(_between(loop.started, live) - fit_s - _between(suspended, answered), 1),
+        "trigger_to_live_s": round(sum(_between(*part) for part in own) - fit_s, 1),
     }
+
+
+def _check_traffic(mode: str, share: float) -> None:
+    """Raise NothingHappened unless this is the traffic split in force."""
+    from tasks.adapters.traffic import split_store
+
+    split = split_store.read_split(NAME)
+    found = (split.mode if split.challenger else "none", split.share)
+    if found != (mode, share):
+        raise NothingHappened(f"the traffic is {found[0]} {found[1]:.3g}, expected {mode} {share:.3g}")
+
+
+def _check_rollout() -> None:
+    """Raise NothingHappened unless the ledger holds one rollout with each step once, and each served row once."""
+    from deployments.config.model import load_model_config
+    from tasks.adapters import lake
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.policy.records.base import Window
+
+    kinds = [entry.kind for entry in ledger.entries(NAME) if entry.kind.startswith("rollout.")]
+    expected = ["started", "looked", "moved", "moved", "looked", "moved", "ended"]  # waits, approved, passed
+    if kinds != [f"rollout.{kind}" for kind in expected]:
+        raise NothingHappened(f"the ledger has {kinds}, expected {expected}")
+    config, faults = load_model_config(NAME), ledger.verify(NAME).problems
+    if faults:
+        raise NothingHappened(f"the ledger does not verify: {faults}")
+    for window, roles in (
+        (Window(NOTICED, SHADOWED), {"champion", "shadow"}),
+        (Window(SHADOWED, SERVED), {"champion", "challenger"}),
+    ):
+        log = lake.read_predictions(config, window)
+        served = [
+            row for row, role in zip(log["id"].to_pylist(), log["role"].to_pylist(), strict=True) if role != "shadow"
+        ]
+        if (
+            set(log["role"].to_pylist()) != roles
+            or len(served) != len(set(served))
+            or len(served) != WINDOW_DAYS * ROWS_PER_DAY
+        ):
+            raise NothingHappened(f"{window.name}: {len(served)} answers with roles {set(log['role'].to_pylist())}")
 
 
 def _approve(client: Any, run_id: UUID) -> datetime:
@@ -205,7 +290,7 @@ def main() -> int:
         hops = run(Path(folder))
     for name, seconds in hops.items():
         print(f"{name.removesuffix('_s').replace('_', ' '):<24} {seconds:>6.1f} s")
-    print(f"target: trigger to live under {TARGET_S} s on 2 cores; written to {path}")
+    print(f"target: trigger to shadow under {TARGET_S} s on 2 cores; written to {path}")
     path.write_text(json.dumps(hops, indent=2) + "\n", encoding="utf-8")
     return 0
 

@@ -37,7 +37,7 @@ training:
   parameters: {{n_estimators: 30, max_depth: 3, learning_rate: 0.3}}
 validation: {{holdout_days: 0.5, min_rows: 100, non_inferiority_margin: 0.1}}
 access: {{approve: [Grace, Ada]}}
-rollout: {{mode: none}}
+rollout: {{shares: [0.5], min_units: 500, verdict: {{margin: 1.0}}}}
 """
 
 

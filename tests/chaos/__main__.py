@@ -1,4 +1,4 @@
-"""`make chaos`: the kill matrix, faults and event storms on real processes; one row each, and .perennial/bench/chaos.json.
+"""`make chaos`: kills, faults, rollouts and event storms on real processes; one row each, and .perennial/bench/chaos.json.
 
 `--victim` and `--boundary` (a part of the name) choose cells, `--faults` only the faults.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from tasks.adapters.storage.workspace import workspace
 from tests.chaos.faults import FAULTS, lacking, run_fault
 from tests.chaos.matrix import BOUNDARIES, VICTIMS, WITHIN_S, Row, run_batch
+from tests.chaos.rollout_kills import KILLS, Workspaces, run_kill
 from tests.chaos.stack import Stack, stack
 
 AT_ONCE = 10  # each run is a process of about 400 MB
@@ -54,6 +55,20 @@ def storms() -> Iterator[Row]:
             )
 
 
+def rollouts(part: str) -> Iterator[Row]:
+    """Runs that carry a rollout on, killed at their boundaries, with a Prefect server of their own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    chosen = [boundary for boundary in KILLS if part in f"rollout, {boundary}"]
+    if chosen:
+        with (
+            tempfile.TemporaryDirectory(prefix="perennial-rollouts-") as folder,
+            prefect_test_harness(server_startup_timeout=240),
+        ):
+            for boundary in chosen:
+                yield run_kill(Workspaces(Path(folder)), boundary)
+
+
 def print_row(row: Row) -> None:
     stated = f" (stated {WITHIN_S[row.victim]})" if row.victim in WITHIN_S else ""
     outcome = "; ".join(row.problems) or "completed, consistent"
@@ -76,6 +91,10 @@ def main() -> int:
             for row in rows(up, chosen):
                 found.append(row)
                 print_row(row)
+    if "flow" in (chosen.victim or VICTIMS) and not chosen.faults:
+        for row in rollouts(chosen.boundary):
+            found.append(row)
+            print_row(row)
     if not chosen.victim and not chosen.faults and find_spec("tests.chaos.storm"):
         for row in storms():
             found.append(row)

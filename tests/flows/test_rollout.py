@@ -1,5 +1,6 @@
 """A rollout through real flows: shadow, canary, champion, and every way back."""
 
+import sys
 from collections import Counter
 
 import numpy as np
@@ -14,9 +15,11 @@ from flows.rollout import rollout
 from flows.score import score
 from tasks.adapters import evaluation, lake, ledger, registry, traffic
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.errors import AccessRefused, PromotionRefused, RolloutRefused
-from tasks.policy.records.evidence import Promotion
+from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused
+from tasks.policy.records.events import RunMode
+from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.stages import RolloutState, rollout_state
+from tasks.rollout.steps import carry_on
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -224,3 +227,96 @@ def test_a_challenger_retired_by_hand_ends_its_rollout(tmp_path, begin):
     registry.tag("small", "2", status="quarantined")
     serve(model, 27)
     assert (state().end.end, champion()) == ("superseded", "1")
+
+
+def cut_off(patch, target: object, name: str) -> None:
+    """Let this call interrupt the run, as a lost machine does."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    patch.setattr(target, name, killed)
+
+
+def run_killed(monkeypatch, target: object, name: str, run, model: str, day: int) -> None:
+    with monkeypatch.context() as patch:
+        cut_off(patch, target, name)
+        with pytest.raises(BaseException):  # noqa: B017  whatever Prefect makes of a kill
+            run(model, until=utc(f"2024-01-{day:02d}"))
+
+
+def test_traffic_follows_an_end_whose_run_was_killed(tmp_path, begin, monkeypatch):
+    """Otherwise a challenger would go on answering after its rollout ended inconclusive."""
+    inconclusive = {"rollout: {mode: none}": "rollout: {feedback: false, min_units: 100000, max_days: 1}"}
+    model = begin_rollout(begin, tmp_path, **inconclusive)
+    score(model, until=utc("2024-01-27"))
+    run_killed(monkeypatch, traffic, "write_split", monitor, model, 27)
+    assert (state().end.end, traffic.read_split("small").challenger) == ("inconclusive", "2")
+    monitor(model, until=utc("2024-01-27"))
+    assert traffic.read_split("small").challenger is None
+
+
+def test_a_killed_return_is_a_return_at_the_next_window(tmp_path, begin, monkeypatch):
+    """The version is quarantined by then, and the next window alone shows no breach."""
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.challenger, "try_predict_rows", lambda *_: "version 2 cannot predict these rows")
+        score(model, until=utc("2024-01-27"))
+    append = ledger.append
+
+    def append_or_die(name: str, fact) -> object:
+        if fact.kind == "rollout.ended":
+            raise KeyboardInterrupt
+        return append(name, fact)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "append", append_or_die)
+        with pytest.raises(BaseException):  # noqa: B017
+            monitor(model, until=utc("2024-01-27"))
+    assert (state().status, registry.tags("small", "2")["status"]) == ("running", "quarantined")
+    serve(model, 29)
+    assert (state().end.end, state().end.window) == ("returned", state().looks[-1].window.name)
+    assert len(state().looks) == 1
+
+
+def test_an_unreachable_registry_does_not_end_a_rollout(tmp_path, begin, monkeypatch):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    score(model, until=utc("2024-01-27"))
+    read = registry.version
+
+    def unreachable(name: str, number: str) -> object:
+        if number == "2":
+            raise RegistryError("the registry does not answer")
+        return read(name, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "version", unreachable)
+        with pytest.raises(RegistryError):
+            monitor(model, until=utc("2024-01-27"))
+    assert (state().status, state().moves) == ("running", ())
+    monitor(model, until=utc("2024-01-27"))
+    assert state().status == "passed"
+
+
+def test_a_challenger_that_serves_already_is_not_judged(tmp_path, begin, monkeypatch):
+    """`promote` was killed after it had moved the aliases; a return would quarantine the champion."""
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    serve(model, 27)
+    run_killed(monkeypatch, sys.modules["flows.promote"], "end_rollout", promote, model, 27)
+    assert (champion(), state().status) == ("2", "passed")
+    serve(model, 29)
+    assert (len(state().looks), state().status) == (1, "passed")
+    promote(model, until=utc("2024-01-29"))
+    assert (champion(), state().end.end, traffic.read_split("small").challenger) == ("2", "promoted", None)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_monitor_run_does_not_undo_an_abort(tmp_path, begin):
+    """It read the ledger before the rollout was aborted."""
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    serve(model, 27)
+    before = Past(ledger.entries("small"))
+    rollout(model, action="abort", reason="not now", requested_by="Ada", until=utc("2024-01-27"))
+    window = Window(utc("2024-01-25"), utc("2024-01-27"))
+    carry_on(load_model_config(model), before, window, utc("2024-01-27"), RunMode.LIVE)
+    assert traffic.read_split("small").challenger is None
