@@ -35,4 +35,4 @@ if __name__ == "__main__":
 
     ServedVersion.predict = predict_with_fault
     server.LAND_S = 1.0
-    sys.exit(server.run([model], server.Listening(port=0)))
+    sys.exit(server.run([model], server.Options(port=0)))
