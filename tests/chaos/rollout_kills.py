@@ -49,7 +49,7 @@ UNPROMOTED = (("challenger", "2"), ("champion", "1"))
 SCENARIOS = {
     "step": Scenario(
         "{shares: [0.2, 0.5], min_units: 30, verdict: {margin: 0.5}}",
-        "running", None, ("canary", 0.2), "challenger", UNPROMOTED, ("started", "looked", "moved"),
+        "running", None, ("canary", 0.2), "registered", UNPROMOTED, ("started", "looked", "moved"),
     ),
     "return": Scenario(
         "{feedback: false}",
@@ -57,7 +57,7 @@ SCENARIOS = {
     ),
     "end": Scenario(
         "{feedback: false, min_units: 100000, max_days: 1}",
-        "ended", "inconclusive", ("none", 0.0), "challenger", UNPROMOTED, ("started", "looked", "ended"),
+        "ended", "inconclusive", ("none", 0.0), "registered", UNPROMOTED, ("started", "looked", "ended"),
     ),
     "promotion": Scenario(
         "{feedback: false}",
