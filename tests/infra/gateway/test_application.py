@@ -100,7 +100,7 @@ def test_the_challenger_answers_the_units_of_its_share(config):
     assert answer.json()["predictions"] == [ours if role == "champion" else other for role, ours, other in both]
     assert answer.headers["x-model-version"] == "1,2"
     log = {row["id"]: (row["role"], row["model_version"], row["step"]) for row in logged(gateway).to_pylist()}
-    expected = {"champion": ("champion", "1", "canary 0.5"), "challenger": ("challenger", "2", "canary 0.5")}
+    expected = {"champion": ("champion", "1", "canary 50 %"), "challenger": ("challenger", "2", "canary 50 %")}
     assert log == {row["id"]: expected[role] for row, role in zip(ROWS, roles, strict=True)}
 
 
@@ -305,7 +305,7 @@ def test_ready_names_who_answers_and_refuses_while_draining(config):
     gateway = gateway_of(config)
     ready = request(gateway, "/ready")
     assert (ready.status_code, ready.json()["models"][NAME]) == (
-        200, {"champion": "1", "challenger": "2", "share": 0.5, "step": "canary 0.5"}
+        200, {"champion": "1", "challenger": "2", "share": 0.5, "step": "canary 50 %"}
     )  # fmt: skip
     gateway.is_draining = True
     assert request(gateway, "/ready").status_code == 503
