@@ -79,7 +79,7 @@ def promote(
     if rollout is not None and rollout.status == "awaiting_approval":
         return approve_step(config, rollout, request, approval.by)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)
-    end_rollout(config, request, "promoted", promotion.reasons or ("it passed every step",))
+    end_rollout(config, request, "promoted", ("it passed every step",))
     publish_promotion(config, promotion, as_of, approval.by, approval.comment)
     return promotion
 
