@@ -105,19 +105,9 @@ class ModelConfig(Settings):
         return self
 
     def _check_rollout_unit(self) -> None:
-        columns, unit = self.columns, self.rollout.unit
-        stored = {
-            columns.key,
-            columns.time,
-            *columns.id_columns,
-            *columns.features.names,
-            *columns.protected,
-            *columns.extra,
-        }
-        if unit is not None and unit not in stored:
-            raise ValueError(
-                f"rollout.unit is {unit!r}, expected a column that is stored with the rows; list it under columns.extra"
-            )
+        unit = self.rollout.unit
+        if unit is not None and unit in (self.columns.label, self.columns.label_time):
+            raise ValueError(f"rollout.unit is {unit!r}, which comes with the label, expected a column that rows have")
 
     def _check_evidently_columns(self) -> None:
         sampled = set(self.columns.features.names) - set(self.columns.personal)

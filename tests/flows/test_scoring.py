@@ -4,6 +4,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
@@ -76,7 +77,7 @@ def test_a_missing_prediction_is_no_error(monkeypatch):
     """The guardrails have a limit of their own for predictions that are not finite; the champion answers instead."""
     config = make_config()
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=300, window=HOLDOUT))
-    champion, challenger = register(config, "one"), register(config, "two", turn=-1.0)
+    champion, challenger = register(make_config(), "one"), register(make_config(), "two", turn=-1.0)
     predict = trial.try_predict_rows
 
     def sometimes(version, rows, estimator):
@@ -94,3 +95,24 @@ def test_a_missing_prediction_is_no_error(monkeypatch):
     assert int((tried["prediction"].isna() & tried["error"].isna()).sum()) == 2, "one in each of two batches"
     assert int((logged["role"] == "champion").sum()) == 4
     assert (scoring.latency.batches, scoring.challenger.latency.batches) == (1, 2)
+
+
+def test_units_of_a_part_of_the_id_stay_with_one_version():
+    """A customer of a composite id is stored, so that the split can be followed and judged by customer."""
+    features = {"numeric": ["x", "noise"], "categorical": ["colour"], "boolean": ["flag"]}
+    columns = {"id": ["customer", "id"], "time": "time", "label": "label", "features": features}
+    config = make_config(columns=columns, rollout={"unit": "customer"})
+    rows = make_rows(rows=600, window=HOLDOUT, seed=3)
+    rows = rows.append_column("customer", pa.array([f"c{row % 40}" for row in range(600)]))
+    snapshot = lake.land_rows(config, HOLDOUT, rows)
+    champion, challenger = register(make_config(), "one"), register(make_config(), "two", turn=-1.0)
+    split = TrafficSplit(config.name, "1", "2", "canary", 0.5, "customer", "salt", "canary 50 %")
+    with disable_run_logger():
+        scoring = score_window.fn(config, snapshot, champion, split, challenger)
+    log = lake.read_predictions(config, HOLDOUT)
+    versions: dict[str, set[str]] = {}
+    for key, version in zip(log["id"].to_pylist(), log["model_version"].to_pylist(), strict=True):
+        versions.setdefault(key.split("+")[0].strip('["'), set()).add(version)
+    assert {len(each) for each in versions.values()} == {1}
+    assert 0 < scoring.challenger.rows < 600
+    assert {version for each in versions.values() for version in each} == {"1", "2"}

@@ -34,7 +34,7 @@ INFINITE, NO_NUMBER, NOT_LISTED = "infinite", "no number", "not in columns.class
 
 
 def row_columns(config: ModelConfig) -> tuple[str, ...]:
-    """Return a source's required row columns: id, time, features, protected and extra columns, but never the label."""
+    """Return a source's required row columns: id, time, features, protected, extra, and the rollout's unit; never the label."""
     return tuple(dict.fromkeys((*config.columns.id_columns, *_landed_columns(config)[1:])))
 
 
@@ -42,7 +42,8 @@ def _landed_columns(config: ModelConfig) -> tuple[str, ...]:
     """Return the columns that land with a row: those of `row_columns`, with a single column for the id."""
     columns = config.columns
     own = {columns.label, columns.label_time} - {columns.time}
-    named = (columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra)
+    unit = (config.rollout.unit,) if config.rollout.unit else ()
+    named = (columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra, *unit)
     return tuple(dict.fromkeys(name for name in named if name not in own))
 
 

@@ -39,7 +39,7 @@ class RolloutPolicy(Settings):
     ab_share: float = Field(0.05, gt=0, lt=1, examples=[0.1])
     """ab: the challenger's share during the test."""
     unit: str | None = Field(None, min_length=1, max_length=200, examples=["customer"])
-    """Column whose values stay with one version, such as the customer. Default: the row id."""
+    """Column whose values stay with one version, such as the customer. It is stored with the rows. Default: the row id."""
     min_units: int = Field(200, ge=1, examples=[1000])
     """Units that the challenger must have answered in a step before it ends."""
     bake_hours: float = Field(24.0, ge=0, le=24 * 366, examples=[48.0])
