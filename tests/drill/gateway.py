@@ -34,4 +34,4 @@ if __name__ == "__main__":
         return [apply_fault(named["name"], begins, float(each), row) for each, row in zip(found, rows, strict=True)]
 
     ServedVersion.predict = predict_with_fault
-    sys.exit(server.run([model], server.Options(port=0, land_s=1.0)))
+    sys.exit(server.run([model], server.GatewayOptions(port=0, land_s=1.0)))
