@@ -17,6 +17,13 @@ pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
 ]
 DUE = utc(kills.DUE)
+SHORT = (
+    "step: move recorded, traffic not written",
+    "return: traffic returned, version not quarantined",
+    "return: quarantined, end not in the ledger",
+    "promotion: aliases moved, rollout not ended",
+)
+"""The boundaries that CI kills at; `make chaos` kills at all of them."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def spaces(tmp_path_factory: pytest.TempPathFactory) -> kills.Workspaces:
     return kills.Workspaces(tmp_path_factory.mktemp("rollouts"))
 
 
-@pytest.mark.parametrize("boundary", kills.KILLS)
+@pytest.mark.parametrize("boundary", SHORT)
 def test_a_killed_run_is_completed_once(workspace, spaces, boundary):
     assert kills.run_kill(spaces, boundary).problems == ()
 
