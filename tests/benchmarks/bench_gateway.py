@@ -203,13 +203,23 @@ class Connection(asyncio.Protocol):
             return
         self.seconds.append(time.perf_counter() - self.begun)
         if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"the server answered {self.buffer[:300]!r}")
+            self._fail(f"the server answered {self.buffer[:300]!r}")
+            return
         self.buffer = b""
         if time.perf_counter() < self.until:
             self._send()
         else:
-            self.transport.close()
             self.done.set_result(None)
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self._fail(f"the connection was lost: {exc}")
+
+    def _fail(self, reason: str) -> None:
+        """End the benchmark: an exception raised in a callback would only be logged."""
+        if not self.done.done():
+            self.done.set_exception(RuntimeError(reason))
 
 
 def load(port: int, process: psutil.Process, bodies: list[bytes]) -> dict[str, float]:
@@ -238,7 +248,7 @@ async def sent(port: int, requests: list[bytes], connections: int, seconds: floa
         await loop.create_connection(lambda first=number: Connection(requests, first, until), "127.0.0.1", port)
         for number in range(connections)
     ]
-    await asyncio.gather(*(protocol.done for _, protocol in made))
+    await asyncio.wait_for(asyncio.gather(*(protocol.done for _, protocol in made)), seconds + SILENT_S)
     return [second for _, protocol in made for second in protocol.seconds]
 
 
