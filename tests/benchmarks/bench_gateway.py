@@ -41,7 +41,7 @@ PARAMETERS = {"n_estimators": 200, "max_depth": 5, "learning_rate": 0.1}
 TRAINING_ROWS, REQUEST_ROWS, SEED = 20_000, 200, 7
 ROUNDS, SECONDS, CONNECTIONS = 5, 2.0, 8
 SERVERS = ("echo", "ours", "fastapi", "mlflow")
-BOOT_S = 300
+BOOT_S, SILENT_S = 300, 60.0
 NAME = "bench_gateway"
 
 
