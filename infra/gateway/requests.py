@@ -162,8 +162,8 @@ class RowEncoder:
 def read_time(value: object, column: str) -> datetime:
     """Parse the time of a row; without a zone it is UTC. Raises FeatureError."""
     try:
-        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]  # anything but text raises TypeError
-    except (TypeError, ValueError):
+        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
         raise FeatureError(
             f"column {column}: is {_type(value)} that is no time, expected ISO 8601 such as 2026-06-05T12:00:00Z"
         ) from None

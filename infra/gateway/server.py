@@ -125,7 +125,7 @@ def _repeated(work: Callable[[Gateway], None], gateway: Gateway, every_s: float)
         while True:
             try:
                 work(gateway)
-            except Exception:
+            except Exception:  # whatever it is, the thread must go on: the answers' log and the versions depend on it
                 logger.exception("%s failed, and is tried again", work.__name__)
             if stop.wait(every_s):
                 return

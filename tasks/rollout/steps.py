@@ -49,7 +49,7 @@ def open_rollout(
                 f"{config.name}: version {challenger.version} is not promoted: its rollout ended on "
                 f"{state.end.at:%Y-%m-%d %H:%M} UTC, {state.end.end}: {state.end.reasons[0]}; train a new challenger"
             )
-        _follow(config, state)
+        _follow(config, find_rollout(config) or state)  # a repeated request must not move a newer rollout's traffic
         return state
     if champion in (None, challenger.version) or not config.rollout.steps:
         return None
@@ -233,9 +233,11 @@ def supersede(config: ModelConfig, request: RunRequest, reason: str) -> None:
         make_move(config, _end(state, "superseded", (reason,), request.as_of, request.actor))
 
 
-def end_rollout(config: ModelConfig, request: RunRequest, end: RolloutEnd, reasons: tuple[str, ...]) -> None:
-    """End the latest rollout, if it is active, with its measured gain; the caller holds the lease."""
-    state = find_rollout(config)
+def end_rollout(
+    config: ModelConfig, request: RunRequest, decision_id: str, end: RolloutEnd, reasons: tuple[str, ...]
+) -> None:
+    """End the rollout of this decision's challenger, if it is active, with its measured gain; the caller holds the lease."""
+    state = find_rollout(config, decision_id)
     if state is not None and state.is_active:
         make_move(config, _end(state, end, reasons, request.as_of, request.actor))
 

@@ -320,3 +320,15 @@ def test_a_monitor_run_does_not_undo_an_abort(tmp_path, begin):
     window = Window(utc("2024-01-25"), utc("2024-01-27"))
     carry_on(load_model_config(model), before, window, utc("2024-01-27"), RunMode.LIVE)
     assert traffic.read_split("small").challenger is None
+
+
+def test_a_repeated_promotion_leaves_a_newer_rollout_alone(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    serve(model, 27)
+    older = state().plan.decision_id
+    promote(model, until=utc("2024-01-27"), decision_id=older)
+    retrain(model, until=utc("2024-01-27"), reason="a third model")
+    promote(model, until=utc("2024-01-27"))
+    promote(model, until=utc("2024-01-27"), decision_id=older)
+    assert (state().plan.version, state().status, champion()) == ("3", "running", "2")
+    assert traffic.read_split("small").challenger == "3"

@@ -26,6 +26,7 @@ from tasks.policy.statistics.numbers import beside
 from tasks.policy.statistics.resampling import Uncertainty, cluster_uncertainty, jackknife_uncertainty, skewed_quantile
 from tasks.policy.statistics.sequential import sequence_width
 
+Method = Literal["group_sequential", "confidence_sequence", "t_test"]
 Conclusion = Literal["non_inferior", "superior", "worse", "undecided"]
 
 LEAST_UNITS = 10
@@ -42,9 +43,7 @@ INFLATING_LOOKS = 30
 class VerdictPolicy(Settings):
     """How the challenger is compared with the champion while it is rolled out: `rollout.verdict` in the model's file."""
 
-    method: Literal["group_sequential", "confidence_sequence", "t_test"] = Field(
-        "group_sequential", examples=["confidence_sequence"]
-    )
+    method: Method = Field("group_sequential", examples=["confidence_sequence"])
     """`group_sequential`: Lan-DeMets spending with looks at closed windows, for a planned number of units.
     `confidence_sequence`: valid at any time, for a rollout without a planned end. `t_test`: one Welch test at the end."""
     margin: float | None = Field(None, gt=0, examples=[0.01])
