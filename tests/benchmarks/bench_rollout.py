@@ -28,6 +28,7 @@ from tasks.policy.rollout.verdict import (
     LEAST_UNITS,
     Evidence,
     ExpectedTraffic,
+    Method,
     RolloutForecast,
     VerdictPolicy,
     decide_verdict,
@@ -61,7 +62,12 @@ Widths = tuple[np.ndarray, np.ndarray, np.ndarray]
 OURS, SEQUENCE, ONE_TEST, DAILY, FLAGGER = (
     "group sequential (ours)", "confidence sequence", "t-test at the end", "t-test every day", "Flagger's threshold",
 )  # fmt: skip
-METHODS = {OURS: "group_sequential", SEQUENCE: "confidence_sequence", ONE_TEST: "t_test", DAILY: "t_test"}
+METHODS: dict[str, Method] = {
+    OURS: "group_sequential",
+    SEQUENCE: "confidence_sequence",
+    ONE_TEST: "t_test",
+    DAILY: "t_test",
+}
 FLAGGER_FAILURES, FLAGGER_SUCCESSES = 5, 5
 """Flagger's `threshold`, and the successful intervals from its `stepWeight` of 10 to its `maxWeight` of 50."""
 
@@ -185,10 +191,7 @@ def _sigma_of_days(losses: ModelLosses) -> float:
 
 
 def _forecasts(margin: float, sigma: float, traffic: ExpectedTraffic) -> dict[str, RolloutForecast]:
-    return {
-        rule: forecast(VerdictPolicy(method=method), margin, sigma, traffic)  # type: ignore[arg-type]
-        for rule, method in METHODS.items()
-    }
+    return {rule: forecast(VerdictPolicy(method=method), margin, sigma, traffic) for rule, method in METHODS.items()}
 
 
 def judge(scenario: Scenario) -> dict[str, Outcome]:
@@ -369,7 +372,7 @@ def check_verdicts(rule: str, scenario: Scenario, used: np.ndarray, bounds: tupl
                 0.0, 0.0, float(rollouts.degrees[number, look]), float(rollouts.skewness[number, look]),
                 float(rollouts.information[look]),
             )  # fmt: skip
-            verdict = decide_verdict(VerdictPolicy(method=METHODS[rule]), plan, looks, now)  # type: ignore[arg-type]
+            verdict = decide_verdict(VerdictPolicy(method=METHODS[rule]), plan, looks, now)
             found = (now.gain - verdict.low, verdict.high - now.gain)
             np.testing.assert_allclose(found, (low[number, place], high[number, place]), rtol=1e-5)
             looks.append(now)
