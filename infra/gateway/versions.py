@@ -53,7 +53,7 @@ class ServedVersion:
             try:
                 sizes = [len(encoding.categories.get(name, ())) for name in encoding.names]
                 evaluator = TreeEvaluator(scorer.estimator.get_booster(), sizes)
-            except (ValueError, LookupError) as error:
+            except (ValueError, LookupError, RecursionError) as error:
                 logger.info("version %s: predicts with XGBoost itself (%s)", number, error)
         if evaluator and not evaluator.matches(scorer.predict_encoded):
             logger.warning("version %s: predicts with XGBoost itself: the fast path is not equal", number)

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from xgboost import XGBRegressor
 
+from infra.gateway import trees
 from infra.gateway.requests import RowEncoder
-from infra.gateway.trees import TreeEvaluator
 from infra.gateway.versions import ServedVersion
 from tasks.adapters.models import estimators
 from tests.support.trained_models import make_config, make_rows
@@ -34,8 +34,9 @@ def random_rows(seed: int) -> pa.Table:
         {"n_estimators": 40, "max_depth": 6, "max_cat_to_onehot": 1},
         {"n_estimators": 20, "max_depth": 4, "max_cat_to_onehot": 10, "subsample": 0.7},
         {"n_estimators": 5, "grow_policy": "lossguide", "max_leaves": 40, "max_depth": 0, "gamma": 0.5},
+        {"n_estimators": 5, "max_depth": 12, "min_child_weight": 0, "reg_lambda": 0},
     ],
-    ids=["sets", "one-hot", "lossguide"],
+    ids=["sets", "one-hot", "lossguide", "many leaves"],
 )
 def test_ten_thousand_rows_equal_the_booster(task, parameters):
     scorer = estimators.fit(
@@ -67,12 +68,34 @@ def test_other_boosters_are_left_to_xgboost(parameters):
     matrix, target = np.column_stack([rows["x"], rows["noise"]]), np.exp(rows["label"].to_numpy())
     booster = XGBRegressor(n_estimators=3, **parameters).fit(matrix, target).get_booster()
     with pytest.raises(ValueError, match="is not supported"):
-        TreeEvaluator(booster, [0, 0])
+        trees.TreeEvaluator(booster, [0, 0])
+
+
+def test_a_tree_may_have_more_leaves_than_a_word_has_bits():
+    parameters = {"n_estimators": 5, "max_depth": 12, "min_child_weight": 0, "reg_lambda": 0}
+    scorer = estimators.fit(
+        make_config("regression", training={"parameters": parameters, "min_rows": 200}), make_rows("regression")
+    ).scorer
+    assert max(tree.count("leaf") for tree in scorer.estimator.get_booster().get_dump()) > trees.WORDS[-1]
+    assert ServedVersion.of("1", scorer).evaluator is not None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "most_bytes", "expected"),
+    [({"gamma": 1e9}, trees.MOST_BYTES, "without splits"), ({}, 100_000, "for 100 trees is too large")],
+)
+def test_boosters_that_gain_nothing_are_left_to_xgboost(monkeypatch, parameters, most_bytes, expected):
+    monkeypatch.setattr(trees, "MOST_BYTES", most_bytes)
+    random = np.random.default_rng(0)
+    matrix, target = random.normal(size=(500, 2)), random.normal(size=500)
+    booster = XGBRegressor(**parameters).fit(matrix, target).get_booster()
+    with pytest.raises(ValueError, match=expected):
+        trees.TreeEvaluator(booster, [0, 0])
 
 
 def test_an_evaluator_that_differs_is_noticed():
     scorer = estimators.fit(make_config(), make_rows()).scorer
-    evaluator = TreeEvaluator(scorer.estimator.get_booster(), [0, 0, 3, 0])
+    evaluator = trees.TreeEvaluator(scorer.estimator.get_booster(), [0, 0, 3, 0])
     assert evaluator.matches(scorer.predict_encoded)
     assert not evaluator.matches(lambda matrix: np.nextafter(scorer.predict_encoded(matrix), 1))
 
