@@ -169,19 +169,17 @@ async def _read_body(method: str, headers: Mapping[bytes, bytes], receive: Recei
             f"content-type is {kind.decode('latin-1')[:40] or 'missing'!r}, expected application/json",
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         )
-    too_large = RequestRefused(
-        f"body: has more than {MAX_BODY_BYTES} bytes; send several requests", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    )
-    if (length := headers.get(b"content-length", b"0")).isdigit() and int(length) > MAX_BODY_BYTES:
-        raise too_large
-    body, message = b"", await receive()
-    while True:
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large
-        if not message.get("more_body"):
-            return body
+    length = headers.get(b"content-length", b"0")
+    size, body, more = int(length) if length.isdigit() else 0, b"", True
+    while more and size <= MAX_BODY_BYTES:
         message = await receive()
+        body += message.get("body", b"")
+        size, more = max(size, len(body)), message.get("more_body", False)
+    if size > MAX_BODY_BYTES:
+        raise RequestRefused(
+            f"body: has more than {MAX_BODY_BYTES} bytes; send several requests", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        )
+    return body
 
 
 def _error(refusal: RequestRefused) -> bytes:
