@@ -40,7 +40,7 @@ from tasks.replay.records import (
     report_replay,
     summarise,
 )
-from tasks.rollout.steps import find_rollout
+from tasks.rollout.steps import find_rollout, publish_rollouts
 
 
 @flow(name="replay", flow_run_name=run_name("replay"))
@@ -73,6 +73,7 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     scores = compare_with_baselines(config, served, windows[-1].end, folder)
     known = {window: score for (window, _), score in zip(served, scores, strict=True)}
     outcome = _outcome(config, records, [known.get(record.window, BaselineScores(0, 0)) for record in records])
+    publish_rollouts(config)
     page = report_replay(outcome)
     get_run_logger().info("replay: %s; page: %s", outcome.headline, page)
     return outcome

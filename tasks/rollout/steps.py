@@ -109,7 +109,7 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     if not state.is_active:
         _follow_under_lease(config, state)
         if state.end is not None and state.end.window == window.name:
-            reports.rollout.publish_rollout_page(config, state)
+            _publish_page(config, state)
         return state
     if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
         _follow_under_lease(config, state)
@@ -126,7 +126,7 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     if move is None:
         _follow_under_lease(config, state)
         _remind(config, state)
-        reports.rollout.publish_rollout_page(config, state)
+        _publish_page(config, state)
         return state
     return _carry_out(config, state, move)
 
@@ -302,9 +302,26 @@ def _set_split(config: ModelConfig, state: RolloutState) -> None:
 
 
 def _publish(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
-    reports.rollout.publish_rollout_page(config, state)
+    _publish_page(config, state)
     handover = Handover(config.name, state.plan.decision_id, reasons, at, state.plan.version)
     orchestration.events.announce(event, config.name, handover.payload())
+
+
+def _publish_page(config: ModelConfig, state: RolloutState) -> None:
+    """Publish the rollout's page. A replay publishes all of them at its end: nobody opens one while it runs."""
+    if orchestration.runs.run_mode() is not RunMode.REPLAY:
+        reports.rollout.publish_rollout_page(config, state)
+
+
+def publish_rollouts(config: ModelConfig) -> None:
+    """Write the page of every rollout in the ledger, and publish the latest one in the dashboard."""
+    entries = ledger.entries(config.name)
+    started = [entry.decision_id or "" for entry in entries if entry.kind == stages.STARTED]
+    states = [state for decision_id in started if (state := stages.rollout_of(entries, decision_id))]
+    for state in states[:-1]:
+        reports.rollout.write_page(config, state)
+    for state in states[-1:]:
+        reports.rollout.publish_rollout_page(config, state)
 
 
 def _remind(config: ModelConfig, state: RolloutState) -> None:

@@ -13,13 +13,14 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.rollout import rollout
 from flows.score import score
-from tasks.adapters import evaluation, lake, ledger, registry, traffic
+from tasks.adapters import evaluation, lake, ledger, registry, reports, traffic
+from tasks.adapters.orchestration.runs import run_as
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.stages import RolloutState, rollout_state
-from tasks.rollout.steps import carry_on
+from tasks.rollout.steps import carry_on, publish_rollouts
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -94,6 +95,25 @@ def test_a_canary_serves_growing_shares_and_no_unit_leaves_it(tmp_path, begin):
     grown = traffic.read_split("small")
     early = [unit for unit in range(2000) if split.role_of(unit) == "challenger"]
     assert all(grown.role_of(unit) == "challenger" for unit in early)
+
+
+@pytest.mark.parametrize(
+    ("mode", "published"), [(RunMode.LIVE, ["rollout-small", "plot-rollout-small"] * 2), (RunMode.REPLAY, [])]
+)
+def test_a_replay_publishes_its_rollouts_at_the_end_only(tmp_path, begin, monkeypatch, mode, published):
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    keys: list[str] = []
+    for kind in ("create_markdown_artifact", "create_image_artifact"):
+        monkeypatch.setattr(reports.rollout, kind, lambda *_, key, **__: keys.append(key))
+    for day in (27, 29):
+        for name in ("score", "monitor"):
+            run_as(mode, name, model=model, until=utc(f"2024-01-{day:02d}"))
+    assert keys == published
+    page = reports.page.rollout_path("small", state().plan)
+    page.unlink()
+    publish_rollouts(load_model_config(model))
+    assert keys == [*published, "rollout-small", "plot-rollout-small"]
+    assert page.exists()
 
 
 def test_the_champion_is_judged_on_its_own_rows(tmp_path, begin):

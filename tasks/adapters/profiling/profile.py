@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.models.eligibility import classes_of
@@ -37,7 +38,8 @@ from tasks.policy.records.reports import FeatureKind
 from tasks.policy.reference.robust_reference import broken_days, find_sentinel, robust_scale
 from tasks.policy.statistics.binning import BinGuide, count_values
 
-DAY_US, USUAL, GAPS_NEEDED = 86_400_000_000, 0.9, 3
+Days = NDArray[np.datetime64]
+USUAL, GAPS_NEEDED = 0.9, 3
 LARGEST_CLASSES = 50
 COLUMNS_AT_ONCE = 16  # a Parquet reader holds a page of each column in memory
 
@@ -65,15 +67,16 @@ def freeze_reference(
             f"found {', '.join(table.column_names)}; "
             "expected every feature of the model; fix the source or columns.features"
         )
+    days = _days(table, config.columns.time)
     return ReferenceProfile(
         model=config.name,
         window=window,
         rows=table.num_rows,
         content_hash=content_hash,
-        features=tuple(_freeze_feature(table, name, config) for name in config.columns.features.names),
+        features=tuple(_freeze_feature(table, name, config, days) for name in config.columns.features.names),
         columns=_column_types(table.schema),
         leaking=find_leaks(table, config),
-        usual_gap_days=_usual_gap_days(table, config.columns.time),
+        usual_gap_days=_usual_gap_days(days),
         labels=_freeze_labels(table, config),
     )
 
@@ -93,27 +96,24 @@ def _freeze_labels(table: pa.Table, config: ModelConfig) -> LabelProfile | None:
     return LabelProfile(len(labels), shares=shares)
 
 
-def _usual_gap_days(table: pa.Table, name: str) -> int:
+def _usual_gap_days(days: Days) -> int:
     """Return the 90% quantile of the gaps between days with rows, in days; 1 with fewer than `GAPS_NEEDED` gaps.
 
     The quantile includes weekends and excludes outages and quarantined windows.
     """
-    if not _has_times(table, name):
-        return 1
-    moments = table[name].drop_null().cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).to_numpy()
-    gaps = np.diff(np.unique(moments // DAY_US))
+    gaps = np.diff(np.unique(days[~np.isnat(days)])).astype(int)
     return int(np.quantile(gaps, USUAL, method="higher")) if len(gaps) >= GAPS_NEEDED else 1
 
 
-def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> FeatureReference:
+def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig, days: Days) -> FeatureReference:
     kind = kind_of(config, feature)
     column = table.column(feature).combine_chunks()
     column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
     name = type_name(column.type)
     if kind == "numeric":
-        left_out = _broken_days(table, feature, config)
+        left_out = _broken_days(column, days)
         if left_out:
-            column = column.filter(pa.array(~np.isin(_days(table, config), left_out)))
+            column = column.filter(pa.array(~np.isin(days, np.array(left_out, days.dtype))))
         numbers = read_numbers(column)
         sentinel = find_sentinel(np.sort(numbers.values))
         numbers = numbers.without(sentinel.value if sentinel else None)
@@ -140,20 +140,19 @@ def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> Featu
     )
 
 
-def _broken_days(table: pa.Table, feature: str, config: ModelConfig) -> tuple[str, ...]:
-    kind = table.schema.field(feature).type
-    if not _has_times(table, config.columns.time) or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+def _broken_days(column: pa.Array, days: Days) -> tuple[str, ...]:
+    if not len(days) or not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         return ()
-    values = pc.cast(table[feature], pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return tuple(broken_days(values, _days(table, config)))
+    values = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return tuple(broken_days(values, days))
 
 
-def _days(table: pa.Table, config: ModelConfig) -> np.ndarray:
-    return pc.strftime(table[config.columns.time], "%Y-%m-%d").to_numpy(zero_copy_only=False).astype(str)
-
-
-def _has_times(table: pa.Table, name: str) -> bool:
-    return name in table.column_names and pa.types.is_timestamp(table.schema.field(name).type)
+def _days(table: pa.Table, name: str) -> Days:
+    """Return the day of each row, shape (n,), NaT where unknown; empty if the table has no times of this name."""
+    if name not in table.column_names or not pa.types.is_timestamp(table.schema.field(name).type):
+        return np.empty(0, "datetime64[D]")
+    days: Days = table[name].cast(pa.date32()).to_numpy()
+    return days
 
 
 def _column_types(schema: pa.Schema) -> tuple[tuple[str, str], ...]:

@@ -73,7 +73,7 @@ def publish_rollout_page(config: ModelConfig, state: RolloutState) -> Path:
 
     Raises WorkspaceError if the page cannot be written.
     """
-    path = page.write(render(config, state), page.rollout_path(config.name, state.plan), "rollout")
+    path = write_page(config, state)
     first = plain(story.headline(state))
     create_markdown_artifact(markdown(config, state, path), key=key("rollout", config.name), description=first)
     if state.looks:
@@ -81,6 +81,11 @@ def publish_rollout_page(config: ModelConfig, state: RolloutState) -> Path:
         plot = image(gain_plot(state, config.rollout), title)
         create_image_artifact(plot, key=key("plot-rollout", config.name), description=plain(title))
     return path
+
+
+def write_page(config: ModelConfig, state: RolloutState) -> Path:
+    """Write the rollout's HTML page and return its path. Raises WorkspaceError if it cannot be written."""
+    return page.write(render(config, state), page.rollout_path(config.name, state.plan), "rollout")
 
 
 def render(config: ModelConfig, state: RolloutState) -> str:

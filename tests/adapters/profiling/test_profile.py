@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.adapters.profiling import profile as profile_module
 from tasks.adapters.profiling.columns import count_categories, hash_ids, read_numbers, time_bounds
 from tasks.adapters.profiling.leakage import find_leaks
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches, profile_columns
@@ -41,6 +43,25 @@ def test_recounted_reference_is_unchanged():
     again = profile(config, frozen, table)
     assert [one.counts for one in again.features] == [one.counts.counts for one in frozen.features]
     assert [one.outside for one in again.features] == [0, 0, 0, 0]
+
+
+def test_broken_days_of_one_feature_are_left_out_of_its_reference_alone():
+    config, table = model(), rows(3000, 99, HISTORY)
+    days = pc.strftime(table[config.columns.time], "%Y-%m-%d").to_numpy(zero_copy_only=False)
+    broken = np.unique(days)[5:9]
+    wrong = np.where(np.isin(days, broken), 1e6, table["amount"].to_numpy())
+    table = table.set_column(table.column_names.index("amount"), "amount", pa.array(wrong))
+    frozen = {one.feature: one for one in freeze_reference(table.to_batches(), config, HISTORY, "hash").features}
+    assert {name: one.left_out for name, one in frozen.items() if one.left_out} == {"amount": tuple(broken)}
+    assert frozen["amount"].counts.rows == (~np.isin(days, broken)).sum()
+
+
+def test_days_of_the_reference_are_computed_once_for_all_features(monkeypatch):
+    """Once per feature, they took a sixth of the time of a replay."""
+    computed, days = [], profile_module._days
+    monkeypatch.setattr(profile_module, "_days", lambda *columns: computed.append(columns) or days(*columns))
+    reference(model())
+    assert len(computed) == 1
 
 
 def test_profiles_round_trip_through_json():
