@@ -169,6 +169,11 @@ async def _read_body(method: str, headers: Mapping[bytes, bytes], receive: Recei
             f"content-type is {kind.decode('latin-1')[:40] or 'missing'!r}, expected application/json",
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         )
+    if (encoding := headers.get(b"content-encoding", b"identity")) != b"identity":
+        raise RequestRefused(
+            f"content-encoding is {encoding.decode('latin-1')[:40]!r}, expected none",
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        )
     too_large = RequestRefused(
         f"body: has more than {MAX_BODY_BYTES} bytes; send several requests", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     )
