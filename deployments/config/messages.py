@@ -42,8 +42,8 @@ def explain(file: str, item: Any, root: type[Settings]) -> str:
     if item["type"] == "missing":
         return f"{file}: {field} is missing; expected {_describe(location, root)}"
     if item["type"] == "model_type":
-        known = ", ".join(_fields_at(location, root))
-        return f"{file}: {field} is {_shortened(item['input'])}, expected a mapping with some of the keys {known}"
+        keys = ", ".join(_fields_at(location, root))
+        return f"{file}: {field} is {_shortened(item['input'])}, expected a mapping with some of the keys {keys}"
     message = _expected(item)
     found = (
         ""

@@ -15,7 +15,7 @@ from flows.rollout import rollout
 from flows.score import score
 from tasks.adapters import evaluation, lake, ledger, registry, traffic
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused
+from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.stages import RolloutState, rollout_state
@@ -332,3 +332,58 @@ def test_a_repeated_promotion_leaves_a_newer_rollout_alone(tmp_path, begin):
     promote(model, until=utc("2024-01-27"), decision_id=older)
     assert (state().plan.version, state().status, champion()) == ("3", "running", "2")
     assert traffic.read_split("small").challenger == "3"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_monitor_run_does_not_undo_a_hold(tmp_path, begin):
+    """A person holds the rollout while the run judges its window."""
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    score(model, until=utc("2024-01-27"))
+    before = Past(ledger.entries("small"))
+    rollout(model, action="hold", reason="a campaign", requested_by="Ada", until=utc("2024-01-27"))
+    window = Window(utc("2024-01-25"), utc("2024-01-27"))
+    carry_on(load_model_config(model), before, window, utc("2024-01-27"), RunMode.LIVE)
+    assert (state().status, state().step, traffic.read_split("small").mode) == ("held", 0, "shadow")
+
+
+def test_pairs_decide_a_canary_without_feedback(tmp_path, begin):
+    """Served rows cannot repeat a verdict that was planned for pairs; their guardrails still count."""
+    policy = "rollout: {feedback: false, mode: canary, shares: [0.2], min_units: 30, verdict: {margin: 0.1}}"
+    model = begin_rollout(begin, tmp_path, **{"rollout: {mode: none}": policy})
+    serve(model, 27)
+    proof = state().verdict
+    assert (state().current.name, proof.conclusion) == ("canary 20 %", "non_inferior")
+    serve(model, 29)
+    assert (state().status, state().verdict, state().looks[-1].verdict) == ("passed", proof, None)
+    promote(model, until=utc("2024-01-29"))
+    assert (champion(), state().end.uplift.paired) == ("2", True)
+
+
+def test_an_earlier_window_does_not_replace_the_verdict_of_a_later_one(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    serve(model, 29)
+    proof = state().verdict
+    serve(model, 27)
+    late = state().looks[-1]
+    assert (late.window.end, late.verdict, late.evidence) == (utc("2024-01-27"), None, None)
+    assert late.unevaluated == ("a later window was judged before, and its verdict stands",)
+    assert state().verdict == proof
+
+
+def test_a_return_quarantines_although_the_split_cannot_be_written(tmp_path, begin, monkeypatch):
+    """A quarantined version answers nothing, whatever the split says."""
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.challenger, "try_predict_rows", lambda *_: "version 2 cannot predict these rows")
+        score(model, until=utc("2024-01-27"))
+
+    def refuse(_: object) -> None:
+        raise TrafficError("small: the split cannot be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(traffic, "write_split", refuse)
+        with pytest.raises(TrafficError):
+            monitor(model, until=utc("2024-01-27"))
+    assert (registry.tags("small", "2")["status"], champion()) == ("quarantined", "1")
+    monitor(model, until=utc("2024-01-27"))
+    assert (state().end.end, traffic.read_split("small").challenger) == ("returned", None)

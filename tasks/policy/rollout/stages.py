@@ -328,8 +328,10 @@ def needs_verdict(policy: RolloutPolicy, state: RolloutState) -> bool:
 
 def _is_over(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -> bool:
     ends = policy.verdict.method != "confidence_sequence"  # which may go on for as long as it takes
-    planned = ends and look.verdict is not None and look.verdict.information >= 1 and needs_verdict(policy, state)
-    return planned or look.at - state.plan.started_at >= timedelta(days=policy.max_days)
+    tested = ends and look.verdict is not None and look.verdict.information >= 1 and not state.is_proven
+    return (tested and needs_verdict(policy, state)) or look.at - state.plan.started_at >= timedelta(
+        days=policy.max_days
+    )
 
 
 def _next(state: RolloutState, look: RolloutLook) -> RolloutMove:
