@@ -50,6 +50,9 @@ def open_rollout(
                 f"{state.end.at:%Y-%m-%d %H:%M} UTC, {state.end.end}: {state.end.reasons[0]}; train a new challenger"
             )
         _follow(config, find_rollout(config) or state)  # a repeated request must not move a newer rollout's traffic
+        if state.status in ("running", "held"):
+            waiting = stages.why_wait(config.rollout, state, request.as_of) or state.current.name
+            get_run_logger().info("rollout: version %s is %s already, %s", state.plan.version, state.status, waiting)
         return state
     if champion in (None, challenger.version) or not config.rollout.steps:
         return None
