@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.stages import RolloutState, rollout_state
 from tasks.rollout.steps import carry_on
-from tests.support.small_model import write_model
+from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -387,3 +388,28 @@ def test_a_return_quarantines_although_the_split_cannot_be_written(tmp_path, beg
     assert (registry.tags("small", "2")["status"], champion()) == ("quarantined", "1")
     monitor(model, until=utc("2024-01-27"))
     assert (state().end.end, traffic.read_split("small").challenger) == ("returned", None)
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["{feedback: false, unit: customer}", "{unit: customer, shares: [0.5], min_units: 30, verdict: {margin: 2}}"],
+)
+def test_a_unit_is_added_to_a_model_that_serves(tmp_path, begin, block):
+    """Earlier windows landed without the column; one of them is scored only after the rollout began."""
+    table = rows().assign(customer=lambda found: np.arange(len(found)) % 400)
+    model = begin(tmp_path, table)
+    serve(model, 25)
+    monitor(model, until=utc("2024-01-27"))  # lands the window
+    path = Path(model)
+    path.write_text(path.read_text().replace("rollout: {mode: none}", f"rollout: {block}"))
+    retrain(model, until=utc("2024-01-25"), reason="a second model")
+    promote(model, until=utc("2024-01-25"))
+    serve(model, 27, 29)
+    assert (state().end, state().plan.unit) == (None, "customer")
+    assert state().looks[0].guardrails.challenger.rows == 300
+    if "feedback" in block:
+        assert state().status == "passed"
+    else:
+        unitless = [role for _, role in logged(model, 27)]
+        assert set(unitless) == {"champion", "shadow"}
+        assert 90 < Counter(role for _, role in logged(model, 29))["challenger"] < 210
