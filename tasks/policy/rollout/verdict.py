@@ -333,7 +333,8 @@ def _information(policy: VerdictPolicy, forecast: RolloutForecast, evidence: Evi
     planned = forecast.units if forecast.effective_units is None else forecast.effective_units
     units = float(evidence.units) if evidence.effective_units is None else evidence.effective_units
     if policy.cluster == "unit" and evidence.repeated and evidence.standard_error > 0:
-        units = (1 if evidence.paired else 2) * (forecast.sigma / evidence.standard_error) ** 2
+        ratio = min(forecast.sigma / evidence.standard_error, MOST_UNITS)  # its square must stay a number
+        units = (1 if evidence.paired else 2) * ratio**2
     return round(units / planned, 6)
 
 
