@@ -77,8 +77,24 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
     yield (
         f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
-        f"days with labels (margin {config.validation.margin_in_words}{_groups(config)}), then promotes it "
-        + ("once a person approves." if config.needs_approval else "automatically.")
+        f"days with labels (margin {config.validation.margin_in_words}{_groups(config)})."
+    )
+    yield _rollout(config)
+
+
+def _rollout(config: ModelConfig) -> str:
+    """Describe how a challenger becomes champion."""
+    policy, approved = config.rollout, " once a person approves" if config.needs_approval else ""
+    if not policy.steps:
+        return f"then promotes it{approved or ' automatically'}, without a rollout."
+    shares = " and ".join(f"{100 * step.share:.3g} %" for step in policy.steps if step.share)
+    units = f"the values of {policy.unit}" if policy.unit else "the rows"
+    test = " for an A/B test" if policy.chosen_mode == "ab" else ""
+    served = f" to {shares} of {units}{test}{approved}, then to all" if shares else f" to everything{approved}"
+    end = "the champion stays" if policy.on_inconclusive == "keep_champion" else "a person decides"
+    return (
+        f"then rolls it out: first as a shadow that answers nothing, then{served}; a step takes at least "
+        f"{policy.bake_hours:g} h and {_count(policy.min_units, 'unit')}; without a verdict after {policy.max_days:g} days {end}."
     )
 
 

@@ -41,6 +41,9 @@ def explain(file: str, item: Any, root: type[Settings]) -> str:
         return f"{file}: {field} is not a known key; {hint}"
     if item["type"] == "missing":
         return f"{file}: {field} is missing; expected {_describe(location, root)}"
+    if item["type"] == "model_type":
+        keys = ", ".join(_fields_at(location, root))
+        return f"{file}: {field} is {_shortened(item['input'])}, expected a mapping with some of the keys {keys}"
     message = _expected(item)
     found = (
         ""

@@ -47,6 +47,8 @@ def with_risk_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merged(defaults: Mapping[str, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the settings of the file, completed with the defaults, also inside blocks."""
+    if isinstance(given.get("verdict"), str):  # a method alone
+        given = {**given, "verdict": {"method": given["verdict"]}}
     blocks = {
         name: _merged(value, given[name])
         for name, value in defaults.items()

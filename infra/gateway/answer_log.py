@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 FLUSH_S = 0.25
 MOST_PENDING = 1_000_000
 """Rows that wait for a disk that cannot be written; beyond it, the oldest are dropped."""
+BLOCK_BYTES = 2**20
 SUFFIX, DAMAGED = ".jsonl", ".damaged"
 
 
@@ -185,6 +186,8 @@ def _read(path: Path, task: str) -> pa.Table:
     complete = content[: content.rfind(b"\n") + 1]
     if not complete:
         return schema.empty_table()
-    options = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
-    table: pa.Table = pa_json.read_json(pa.BufferReader(complete), parse_options=options)
+    parsing = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    longest = max(map(len, complete.splitlines()))
+    reading = pa_json.ReadOptions(block_size=max(BLOCK_BYTES, 2 * longest))  # Arrow refuses a line of two blocks
+    table: pa.Table = pa_json.read_json(pa.BufferReader(complete), read_options=reading, parse_options=parsing)
     return table.select(schema.names)

@@ -169,6 +169,11 @@ async def _read_body(method: str, headers: Mapping[bytes, bytes], receive: Recei
             f"content-type is {kind.decode('latin-1')[:40] or 'missing'!r}, expected application/json",
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         )
+    if (encoding := headers.get(b"content-encoding", b"identity")) != b"identity":
+        raise RequestRefused(
+            f"content-encoding is {encoding.decode('latin-1')[:40]!r}, expected none",
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        )
     length = headers.get(b"content-length", b"0")
     size, body, more = int(length) if length.isdigit() else 0, b"", True
     while more and size <= MAX_BODY_BYTES:

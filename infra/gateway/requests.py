@@ -53,9 +53,11 @@ def _read_json(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(body)
+            content = json.loads(body)
+            json.dumps(content, ensure_ascii=False).encode()  # half of a character could neither be logged nor hashed
         except (ValueError, RecursionError) as error:
             raise RequestRefused(f"body: is not JSON ({type(error).__name__}); expected {SHAPES}") from None
+        return content
 
 
 def is_null(value: object) -> bool:
@@ -163,11 +165,11 @@ def read_time(value: object, column: str) -> datetime:
     """Parse the time of a row; without a zone it is UTC. Raises FeatureError."""
     try:
         moment = datetime.fromisoformat(value if isinstance(value, str) else "")
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise FeatureError(
             f"column {column}: is {_type(value)} that is no time, expected ISO 8601 such as 2026-06-05T12:00:00Z"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def read_id(row: Row, columns: Columns) -> str | None:

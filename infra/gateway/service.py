@@ -143,6 +143,7 @@ class ModelService:
     def _identities(self, rows: Sequence[Row], unit: str | None, request_id: str) -> list[RowIdentity]:
         """Return id, unit and time of each row. Raises RequestRefused for an id or a time that cannot be read."""
         columns, now, found = self.follower.config.columns, datetime.now(UTC), []
+        first = self.follower.config.period.start
         for number, row in enumerate(rows):
             try:
                 row_id = read_id(row, columns)
@@ -153,6 +154,11 @@ class ModelService:
             if moment is not now and moment > now + CLOCKS_APART:
                 raise RequestRefused(
                     f"row {number}: column {columns.time}: lies in the future, expected a time up to now; fix the clock"
+                )
+            if moment < first:
+                raise RequestRefused(
+                    f"row {number}: column {columns.time}: lies before the model's history, expected a time from "
+                    f"{first:%Y-%m-%d} on (period.start)"
                 )
             own = (row_id or request_id) if unit is None else row.get(unit)
             found.append(RowIdentity(row_id, None if is_null(own) else canonical_unit(own), moment))

@@ -24,10 +24,13 @@ from tasks.policy.reporting.preview import (
     describe_place,
     describe_rollback,
     describe_rollout,
+    describe_start,
     describe_training_data,
     describe_validation,
     too_few_rows,
+    why_not_started,
 )
+from tasks.policy.rollout import stages
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote
 
@@ -94,16 +97,18 @@ def preview_promotion(
     if evaluation.alias_transaction.was_rolled_back(config.name, challenger.version):
         status = "quarantined"
     barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
-    refusals = collect_refusals(
-        (*access, gate, barred, evaluation.challenger.smoke_test(challenger, config.training.estimator))
-    )
+    past = Past(ledger.entries(config.name))
+    rollout = stages.rollout_of(past.entries, challenger.decision_id)
+    waits = why_not_started(rollout, config.rollout, request.as_of)
+    smoke_test = evaluation.challenger.smoke_test(challenger, config.training.estimator)
+    refusals = collect_refusals((*access, gate, barred, waits, smoke_test))
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
     approval = asked if config.needs_approval else "approval: none is needed"
-    begins = serving is not None and config.rollout.steps
-    past = Past(ledger.entries(config.name))
+    begins = serving is not None and config.rollout.steps and rollout is None
     forecast = evaluation.rollout_look.forecast_rollout(config, past, validation) if begins else None
-    rollout = describe_rollout(config.rollout, forecast) if begins else ()
-    reasons = (*describe_validation(validation, serving), *rollout, approval)
+    steps = describe_rollout(config.rollout, forecast) if begins else ()
+    first = describe_start(challenger.version, serving, config.rollout, rollout)
+    reasons = (first, *describe_validation(validation), *steps, approval)
     return _shown(Preview(config.name, "promotion", refusals, reasons))
 
 

@@ -89,7 +89,11 @@ def _assigned(config: ModelConfig, rows: pa.Table, split: TrafficSplit) -> NDArr
     """Return the mask of the rows that the challenger predicts: all as a shadow, else those of its units."""
     if not split.serves_challenger:
         return np.ones(len(rows), bool)
-    units = rows.column(split.unit or config.columns.key).combine_chunks().dictionary_encode()
+    name = split.unit or config.columns.key
+    if name not in rows.column_names:
+        get_run_logger().warning("traffic: the champion answers: these rows landed before they had the column %s", name)
+        return np.zeros(len(rows), bool)
+    units = rows.column(name).combine_chunks().dictionary_encode()
     roles = np.array([split.role_of(unit) == "challenger" for unit in units.dictionary.to_pylist()] + [False])
     mask: NDArray[np.bool_] = roles[units.indices.fill_null(len(roles) - 1).to_numpy(zero_copy_only=False)]
     return mask

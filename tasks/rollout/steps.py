@@ -50,6 +50,9 @@ def open_rollout(
                 f"{state.end.at:%Y-%m-%d %H:%M} UTC, {state.end.end}: {state.end.reasons[0]}; train a new challenger"
             )
         _follow(config, find_rollout(config) or state)  # a repeated request must not move a newer rollout's traffic
+        if state.status in ("running", "held"):
+            waiting = stages.why_wait(config.rollout, state, request.as_of) or state.current.name
+            get_run_logger().info("rollout: version %s is %s already, %s", state.plan.version, state.status, waiting)
         return state
     if champion in (None, challenger.version) or not config.rollout.steps:
         return None
@@ -59,6 +62,7 @@ def open_rollout(
     ledger.append(config.name, Fact(stages.STARTED, plan, request.as_of, plan.decision_id, request.actor))
     state = RolloutState(plan)
     _follow(config, state)
+    get_run_logger().info("rollout: %s", "; ".join(plan.reasons))
     _publish(config, state, "rollout.started", plan.reasons, request.as_of)
     return state
 
@@ -178,7 +182,7 @@ def _carry_out(config: ModelConfig, state: RolloutState, move: RolloutMove) -> R
     try:
         with storage.lease.hold(config.name, "monitor", ("retrain",) if returns else (), patience_s=PATIENCE_S):
             now = find_rollout(config, move.rollout)
-            if now is not None and not now.is_active:  # another run ended it while this one judged it
+            if now is not None and _has_moved(now, state, move):
                 _follow(config, find_rollout(config) or now)
                 return now
             return make_move(config, move)
@@ -187,6 +191,18 @@ def _carry_out(config: ModelConfig, state: RolloutState, move: RolloutMove) -> R
             raise
         get_run_logger().warning("rollout: not moved on, the next run does: %s", held)
         return state
+
+
+def _has_moved(now: RolloutState, before: RolloutState, move: RolloutMove) -> bool:
+    """Return whether another run or a person ended the rollout, or moved it on, while this run judged it.
+
+    A return, or an end by a newer decision, is carried out all the same, and a move that an interrupted run made is completed.
+    """
+    if not now.is_active:
+        return True
+    if move.end in ("returned", "superseded") or move.id in {each.id for each in now.moves}:
+        return False
+    return now.moves != before.moves
 
 
 def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
@@ -216,12 +232,14 @@ def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
 def _return_traffic(config: ModelConfig, state: RolloutState, move: RolloutMove) -> RolloutMove:
     """Send all traffic to the champion, ask who answers, and quarantine the challenger."""
     plan = state.plan
-    _set_split(config, replace(state, status="ended"))
+    try:
+        _set_split(config, replace(state, status="ended"))
+    finally:  # a quarantined version answers nothing, even where the split cannot be written
+        registry.tag(
+            config.name, plan.version, status="quarantined", quarantined_by=move.by, quarantine_reason=move.reasons[0]
+        )
     champion = registry.version(config.name, registry.CHAMPION)
     fault = evaluation.challenger.smoke_test(champion, config.training.estimator)
-    registry.tag(
-        config.name, plan.version, status="quarantined", quarantined_by=move.by, quarantine_reason=move.reasons[0]
-    )
     answers = f"champion {champion.version} answers everything" if fault is None else f"action required: {fault}"
     return replace(move, reasons=(*move.reasons, answers))
 
@@ -276,10 +294,11 @@ def direct(config: ModelConfig, request: RunRequest, action: RolloutAction) -> R
 
 def with_uplift(config: ModelConfig, state: RolloutState, move: RolloutMove) -> RolloutMove:
     """The move with the gain measured by the rollout, in units of the metric and in USD a day."""
-    if not state.evidence or state.verdict is None:
+    look = next((look for look in reversed(state.looks) if look.verdict is not None), None)
+    if look is None or look.evidence is None or look.verdict is None:
         return move
-    gain, value = state.evidence[-1], config.budget.value_usd_per_metric_unit_per_day
-    usd = None if value is None else (gain.gain * value, state.verdict.low * value, state.verdict.high * value)
+    gain, value = look.evidence, config.budget.value_usd_per_metric_unit_per_day
+    usd = None if value is None else (gain.gain * value, look.verdict.low * value, look.verdict.high * value)
     return replace(move, uplift=gain, uplift_usd_per_day=usd)
 
 

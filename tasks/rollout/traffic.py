@@ -30,7 +30,7 @@ def find_traffic(config: ModelConfig, champion: ModelVersion) -> Traffic:
     refusal = _why_not_follow(config, split, champion)
     if refusal:
         get_run_logger().warning("traffic: champion %s answers every row: %s", champion.version, refusal)
-    if refusal or split.challenger is None:
+    if refusal or split.challenger is None or not (split.serves_challenger or split.shadows_challenger):
         return Traffic(champion, split.without_challenger())
     return Traffic(champion, split, registry.version(config.name, split.challenger))
 

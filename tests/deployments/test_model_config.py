@@ -56,6 +56,31 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("history_until: 2013-04-21", "history_until: 2012-04-21", ("start < history_until",)),
         (
             "rollout:\n  feedback: false",
+            "rollout: {verdict: {margin: .inf}}",
+            ("rollout.verdict.margin is inf", "expected a finite number"),
+        ),
+        (
+            "rollout:\n  feedback: false",
+            "rollout: {shares: [10%, 50, 1.0]}",
+            (
+                "rollout.shares.0 is '10%', expected a number between 0 and 1: 0.1 is 10 %",
+                "rollout.shares.1 is 50, ",
+                "rollout.shares.2 is 1.0, expected a number between 0 and 1: 0.1 is 10 %, and the promotion after the last",
+            ),
+        ),
+        (
+            "rollout:\n  feedback: false",
+            "rollout: {bake_hours: 48, max_days: 5}",
+            ("max_days is 5", "(shadow, canary 10 %, canary 50 %)", "expected max_days of at least 6"),
+        ),
+        (
+            "rollout:\n  feedback: false",
+            "rollout: {guardrails: [latency]}",
+            ("rollout.guardrails is ['latency'], expected a mapping with some of the keys max_error_share, max_lat",),
+        ),
+        ("rollout:\n  feedback: false", "rollout: canary", ("rollout is 'canary', expected a mapping with some of",)),
+        (
+            "rollout:\n  feedback: false",
             "rollout: {control: {kind: nginx}}",
             ("rollout.control is {'kind': 'nginx'}", "kind: haproxy"),
         ),
@@ -290,6 +315,21 @@ def test_check_describes_personal_columns(tmp_path, capsys):
         "shows no value of carrier and carier in reports and logs; carier: not read at all, as no other setting names it"
         in described
     )
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ("{mode: none}", "then promotes it automatically, without a rollout."),
+        ("{feedback: false}", "first as a shadow that answers nothing, then to everything; a step takes at least 24 h"),
+        ("{unit: carrier, shares: [0.1, 0.5]}", "then to 10 % and 50 % of the values of carrier, then to all;"),
+        ("{mode: ab, on_inconclusive: hold}", "then to 5 % of the rows for an A/B test, then to all;"),
+    ],
+)
+def test_check_describes_the_rollout(tmp_path, capsys, block, expected):
+    path = edited(tmp_path, "rollout:\n  feedback: false", f"rollout: {block}")
+    assert main(["check", str(path)]) == 0
+    assert expected in capsys.readouterr().out
 
 
 def test_check_refuses_a_leaking_feature(tmp_path, capsys):

@@ -34,6 +34,12 @@ def test_file_settings_override_risk_defaults():
     assert found.retraining.max_retrains_per_month is None
 
 
+@pytest.mark.parametrize("verdict", ["t_test", {"method": "t_test"}])
+def test_a_verdict_may_be_named_by_its_method(verdict):
+    found = config(risk="high", rollout={"verdict": verdict}).rollout.verdict
+    assert (found.method, found.confidence) == ("t_test", 0.99)
+
+
 def test_check_describes_risk_requirements():
     described = " ".join(describe(config(risk="high")))
     assert "its risk, high, requires 99% intervals on at least 100 rows and a person's approval" in described

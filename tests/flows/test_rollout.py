@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,12 @@ from flows.score import score
 from tasks.adapters import evaluation, lake, ledger, registry, reports, traffic
 from tasks.adapters.orchestration.runs import run_as
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused
+from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.stages import RolloutState, rollout_state
 from tasks.rollout.steps import carry_on, publish_rollouts
-from tests.support.small_model import write_model
+from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -352,3 +353,83 @@ def test_a_repeated_promotion_leaves_a_newer_rollout_alone(tmp_path, begin):
     promote(model, until=utc("2024-01-27"), decision_id=older)
     assert (state().plan.version, state().status, champion()) == ("3", "running", "2")
     assert traffic.read_split("small").challenger == "3"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_monitor_run_does_not_undo_a_hold(tmp_path, begin):
+    """A person holds the rollout while the run judges its window."""
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    score(model, until=utc("2024-01-27"))
+    before = Past(ledger.entries("small"))
+    rollout(model, action="hold", reason="a campaign", requested_by="Ada", until=utc("2024-01-27"))
+    window = Window(utc("2024-01-25"), utc("2024-01-27"))
+    carry_on(load_model_config(model), before, window, utc("2024-01-27"), RunMode.LIVE)
+    assert (state().status, state().step, traffic.read_split("small").mode) == ("held", 0, "shadow")
+
+
+def test_pairs_decide_a_canary_without_feedback(tmp_path, begin):
+    """Served rows cannot repeat a verdict that was planned for pairs; their guardrails still count."""
+    policy = "rollout: {feedback: false, mode: canary, shares: [0.2], min_units: 30, verdict: {margin: 0.1}}"
+    model = begin_rollout(begin, tmp_path, **{"rollout: {mode: none}": policy})
+    serve(model, 27)
+    proof = state().verdict
+    assert (state().current.name, proof.conclusion) == ("canary 20 %", "non_inferior")
+    serve(model, 29)
+    assert (state().status, state().verdict, state().looks[-1].verdict) == ("passed", proof, None)
+    promote(model, until=utc("2024-01-29"))
+    assert (champion(), state().end.uplift.paired) == ("2", True)
+
+
+def test_an_earlier_window_does_not_replace_the_verdict_of_a_later_one(tmp_path, begin):
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    serve(model, 29)
+    proof = state().verdict
+    serve(model, 27)
+    late = state().looks[-1]
+    assert (late.window.end, late.verdict, late.evidence) == (utc("2024-01-27"), None, None)
+    assert late.unevaluated == ("a later window was judged before, and its verdict stands",)
+    assert state().verdict == proof
+
+
+def test_a_return_quarantines_although_the_split_cannot_be_written(tmp_path, begin, monkeypatch):
+    """A quarantined version answers nothing, whatever the split says."""
+    model = begin_rollout(begin, tmp_path, **SHADOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.challenger, "try_predict_rows", lambda *_: "version 2 cannot predict these rows")
+        score(model, until=utc("2024-01-27"))
+
+    def refuse(_: object) -> None:
+        raise TrafficError("small: the split cannot be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(traffic, "write_split", refuse)
+        with pytest.raises(TrafficError):
+            monitor(model, until=utc("2024-01-27"))
+    assert (registry.tags("small", "2")["status"], champion()) == ("quarantined", "1")
+    monitor(model, until=utc("2024-01-27"))
+    assert (state().end.end, traffic.read_split("small").challenger) == ("returned", None)
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["{feedback: false, unit: customer}", "{unit: customer, shares: [0.5], min_units: 30, verdict: {margin: 2}}"],
+)
+def test_a_unit_is_added_to_a_model_that_serves(tmp_path, begin, block):
+    """Earlier windows landed without the column; one of them is scored only after the rollout began."""
+    table = rows().assign(customer=lambda found: np.arange(len(found)) % 400)
+    model = begin(tmp_path, table)
+    serve(model, 25)
+    monitor(model, until=utc("2024-01-27"))  # lands the window
+    path = Path(model)
+    path.write_text(path.read_text().replace("rollout: {mode: none}", f"rollout: {block}"))
+    retrain(model, until=utc("2024-01-25"), reason="a second model")
+    promote(model, until=utc("2024-01-25"))
+    serve(model, 27, 29)
+    assert (state().end, state().plan.unit) == (None, "customer")
+    assert state().looks[0].guardrails.challenger.rows == 300
+    if "feedback" in block:
+        assert state().status == "passed"
+    else:
+        unitless = [role for _, role in logged(model, 27)]
+        assert set(unitless) == {"champion", "shadow"}
+        assert 90 < Counter(role for _, role in logged(model, 29))["challenger"] < 210

@@ -133,10 +133,10 @@ def predictions_of(column: pa.ChunkedArray) -> Floats:
 
 
 def read_labelled(
-    config: ModelConfig, window: Window, as_of: datetime, needed: Sequence[str], slices: Sequence[str]
+    config: ModelConfig, window: Window, as_of: datetime, needed: Sequence[str], optional: Sequence[str]
 ) -> pa.Table:
-    """Read columns of a window's labelled rows: those needed, and the slice columns if they landed with the window."""
+    """Read columns of a window's labelled rows: those needed, and the optional ones if all of them landed with the window."""
     try:
-        return lake.labelled_rows(config, window, as_of, list(dict.fromkeys((*needed, *slices))))
-    except LakeError:  # the window may predate the slice columns; any other fault is raised by the next read
+        return lake.labelled_rows(config, window, as_of, list(dict.fromkeys((*needed, *optional))))
+    except LakeError:  # the window may predate an optional column; any other fault is raised by the next read
         return lake.labelled_rows(config, window, as_of, list(needed))

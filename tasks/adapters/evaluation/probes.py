@@ -179,7 +179,7 @@ def _drawn(windows: Sequence[Window], folder: Path) -> pa.Table:
         rows = _samples.get(path, partial(pq.read_table, path, partitioning=None))
         drawn.append(rows if step == 1 else rows.take(np.arange(-before % step, count, step)))
         before += count
-    return pa.concat_tables(drawn)
+    return pa.concat_tables(drawn, promote_options="default")  # older rows lack a column that was added since
 
 
 @lru_cache(maxsize=256)  # a backtest scores every probe on every window

@@ -169,15 +169,15 @@ def _labelled_windows(
 
     The rows have the columns id, time, label and unit, and one for each slice.
     """
-    columns = config.columns
-    names = {"id": columns.key, "time": columns.time, "label": columns.label, "unit": rollout.unit or columns.key}
+    columns, unit = config.columns, rollout.unit or config.columns.key
+    names = {"id": columns.key, "time": columns.time, "label": columns.label}
     slices = dict.fromkeys((*config.validation.slices, *columns.protected))
     due_until = moment(at.as_of - columns.all_labels_within)
     for window in lake.predicted_windows(config, at.span):
         if window.name in at.excluding:
             continue
         rows = inside(
-            read_labelled(config, window, at.as_of, tuple(dict.fromkeys(names.values())), tuple(slices)),
+            read_labelled(config, window, at.as_of, tuple(names.values()), (unit, *slices)),
             columns.time,
             at.span,
         )
@@ -185,7 +185,10 @@ def _labelled_windows(
             rows = rows.filter(pc.less(rows[columns.time], due_until))
         if len(rows):
             landed = {f"{SLICE}{name}": rows[name] for name in slices if name in rows.column_names}
-            fields = {field: rows[name] for field, name in names.items()} | landed
+            units = (
+                rows[unit] if unit in rows.column_names else pa.nulls(len(rows))
+            )  # the window may predate the setting
+            fields = {field: rows[name] for field, name in names.items()} | {"unit": units} | landed
             yield window, pa.table(fields), lake.read_predictions(config, window)
 
 

@@ -29,7 +29,7 @@ from tasks.policy.records.reports import Latency, MetricValue, PerformanceReport
 from tasks.policy.rollout import verdict
 from tasks.policy.rollout.guardrails import judge_guardrails
 from tasks.policy.rollout.stages import RolloutLook, RolloutState
-from tasks.policy.rollout.verdict import ExpectedTraffic, RolloutForecast
+from tasks.policy.rollout.verdict import Evidence, ExpectedTraffic, RolloutForecast, RolloutVerdict
 
 
 def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window, as_of: datetime) -> RolloutLook:
@@ -45,10 +45,10 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     labelled = LabelledSpan(span, as_of, _closed(past, span), excluding)
     rows, why_not = _labelled_rows(config, state, labelled)
     evidence = rows.gain(config.performance.primary_metric) if rows else None
+    if evidence and any(window < each.window for each in state.looks):
+        evidence, why_not = None, "a later window was judged before, and its verdict stands"
     unevaluated = (why_not,) if why_not else ()
-    found = None
-    if evidence is not None and plan.forecast is not None:
-        found = verdict.decide_verdict(config.rollout.verdict, plan.forecast, state.evidence, evidence)
+    found = _verdict(config, state, evidence)
     if answers is None:
         nothing = f"version {plan.version} answered nothing in {window.name}: no traffic, no verdict"
         return replace(look, evidence=evidence, verdict=found, unevaluated=(nothing, *unevaluated))
@@ -59,6 +59,20 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     return replace(
         look, guardrails=answers, breaches=breaches, evidence=evidence, verdict=found, unevaluated=unevaluated
     )
+
+
+def _verdict(config: ModelConfig, state: RolloutState, evidence: Evidence | None) -> RolloutVerdict | None:
+    """Judge the evidence; None without a plan.
+
+    Where the pairs of the shadow decide, the plan is for pairs. Far more served rows would be needed for the same verdict,
+    so these can only speak against the challenger.
+    """
+    forecast = state.plan.forecast
+    if evidence is None or forecast is None:
+        return None
+    found = verdict.decide_verdict(config.rollout.verdict, forecast, state.evidence, evidence)
+    decided_by_pairs = not config.rollout.feedback and not evidence.paired
+    return None if decided_by_pairs and found.conclusion != "worse" else found
 
 
 def _labelled_rows(

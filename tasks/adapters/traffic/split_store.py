@@ -26,8 +26,8 @@ _NUMBERED = re.compile(r"([0-9]{8,12})-([0-9]{6})\.json")
 def write_split(split: TrafficSplit) -> None:
     """Store the split, under the model's lease; a split that is in force already is not written again.
 
-    Raises TrafficError without a lease, FencedOut if another run has taken it, LedgerError if the store cannot be
-    written.
+    Raises TrafficError without a lease, or if a split with a later token would count instead; FencedOut if another run has
+    taken the lease; LedgerError if the store cannot be written.
     """
     model = split.model
     while True:
@@ -38,6 +38,12 @@ def write_split(split: TrafficSplit) -> None:
                 "or `rollback`"
             )
         names = _names(model)
+        if names and _numbers(names[-1])[0] > token:
+            lease.check(model)  # a successor may have written it since
+            raise TrafficError(
+                f"{FOLDER}/{model}/{names[-1]}: comes after this run's lease ({token:08d}), so no split of this run would "
+                "count; expected none above it: the leases were deleted, or the file is foreign; remove it"
+            )
         if names and _numbers(names[-1])[0] == token and _is_split(split, names[-1]):
             return
         own = [number for held, number in map(_numbers, names) if held == token]

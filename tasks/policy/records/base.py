@@ -25,9 +25,9 @@ future is treated as a mistake."""
 
 
 class Settings(BaseModel):
-    """Base class of user-written settings: frozen, and an unknown key is an error."""
+    """Base class of user-written settings: frozen, and an unknown key or a number that is not finite is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 @cache

@@ -5,13 +5,14 @@ The sentences come from the same decisions that the run uses, so preview and run
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from tasks.policy.economics.costs import Budget, over_budget
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.rollout.restorable import RollbackPlan
-from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.stages import RolloutPolicy, RolloutState, why_wait
 from tasks.policy.rollout.verdict import RolloutForecast, horizon_warning
 
 
@@ -76,13 +77,32 @@ def describe_place(placement: Placement) -> str:
     return f"place: {placement.place}{hours}, since {'; '.join(placement.reasons)}"
 
 
-def describe_validation(validation: ValidationReport, champion: str | None) -> tuple[str, ...]:
+def describe_validation(validation: ValidationReport) -> tuple[str, ...]:
     """The verdict on a challenger and all its sentences."""
+    return (f"validation: {validation.verdict} on {validation.rows:,} rows", *validation.reasons)
+
+
+def describe_start(version: str, champion: str | None, policy: RolloutPolicy, rollout: RolloutState | None) -> str:
+    """What the promotion of a validated version would do first: begin its rollout, take a served step, or move the aliases."""
+    if rollout is not None and rollout.status == "awaiting_approval":
+        following = rollout.plan.steps[rollout.step + 1].name
+        return f"version {version} would go to {following}, its first step that serves, beside champion {champion}"
+    if rollout is None and champion is not None and policy.steps:
+        return f"the rollout of version {version} beside champion {champion} would begin with {policy.steps[0].name}"
     replaced = f"champion {champion} would become previous" if champion else "it would be the first champion"
+    return f"version {version} would serve and {replaced}"
+
+
+def why_not_started(rollout: RolloutState | None, policy: RolloutPolicy, at: datetime) -> str | None:
+    """Why the promotion of a version whose rollout has begun would change nothing now; None if it would."""
+    if rollout is None or rollout.status in ("awaiting_approval", "passed"):
+        return None
+    version, end = rollout.plan.version, rollout.end
+    if end is not None:
+        return None if end.end == "promoted" else f"the rollout of version {version} ended, {end.end}: {end.reasons[0]}"
     return (
-        f"version {validation.challenger} would serve and {replaced}",
-        f"validation: {validation.verdict} on {validation.rows:,} rows",
-        *validation.reasons,
+        f"the rollout of version {version} is {rollout.status} ({why_wait(policy, rollout, at) or rollout.current.name}); "
+        "`monitor` carries it on"
     )
 
 

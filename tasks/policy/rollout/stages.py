@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tasks.policy.records.base import Settings, Window, digest, from_json
 from tasks.policy.records.evidence import LedgerEntry
@@ -22,7 +22,18 @@ STARTED, LOOKED, MOVED, ENDED = "rollout.started", "rollout.looked", "rollout.mo
 RolloutEnd = Literal["promoted", "returned", "inconclusive", "aborted", "superseded"]
 RolloutAction = Literal["hold", "resume", "advance", "abort"]
 RolloutStatus = Literal["running", "held", "awaiting_approval", "passed", "ended"]
-Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _check_share(value: object) -> object:
+    """Explain a share in percent, and one of everything."""
+    if (isinstance(value, str) and "%" in value) or (isinstance(value, int | float) and value >= 1):
+        raise ValueError(
+            "expected a number between 0 and 1: 0.1 is 10 %, and the promotion after the last step is 100 %"
+        )
+    return value
+
+
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_check_share)]
 
 
 class RolloutPolicy(Settings):
@@ -36,7 +47,7 @@ class RolloutPolicy(Settings):
     share; `ab` then holds a fixed share for a test. Default: `shadow` without feedback, else `canary`."""
     shares: tuple[Share, ...] = Field((0.1, 0.5), min_length=1, examples=[[0.05, 0.25, 0.5]])
     """canary: the challenger's share at each step; after the last one it is promoted."""
-    ab_share: float = Field(0.05, gt=0, lt=1, examples=[0.1])
+    ab_share: Share = Field(0.05, examples=[0.1])
     """ab: the challenger's share during the test."""
     unit: str | None = Field(None, min_length=1, max_length=200, examples=["customer"])
     """Column whose values stay with one version, such as the customer. It is stored with the rows. Default: the row id."""
@@ -68,7 +79,18 @@ class RolloutPolicy(Settings):
                 "mode is shadow and feedback is true: a shadow's rows prove nothing where answers change what is observed; "
                 "expected feedback: false, or mode: canary or ab"
             )
+        if self.steps and self.max_days < self.baking_days:
+            raise ValueError(
+                f"max_days is {self.max_days:g}, but its steps ({', '.join(step.name for step in self.steps)}) last bake_hours "
+                f"({self.bake_hours:g}) each, so every rollout would end inconclusive; expected max_days of at least "
+                f"{self.baking_days:.3g}, or fewer bake_hours"
+            )
         return self
+
+    @property
+    def baking_days(self) -> float:
+        """Days that the steps last at least, together."""
+        return len(self.steps) * self.bake_hours / 24
 
     @property
     def chosen_mode(self) -> TrafficMode:
@@ -306,8 +328,10 @@ def needs_verdict(policy: RolloutPolicy, state: RolloutState) -> bool:
 
 def _is_over(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -> bool:
     ends = policy.verdict.method != "confidence_sequence"  # which may go on for as long as it takes
-    planned = ends and look.verdict is not None and look.verdict.information >= 1 and needs_verdict(policy, state)
-    return planned or look.at - state.plan.started_at >= timedelta(days=policy.max_days)
+    tested = ends and look.verdict is not None and look.verdict.information >= 1 and not state.is_proven
+    return (tested and needs_verdict(policy, state)) or look.at - state.plan.started_at >= timedelta(
+        days=policy.max_days
+    )
 
 
 def _next(state: RolloutState, look: RolloutLook) -> RolloutMove:

@@ -38,6 +38,10 @@ class TrafficSplit:
     since: datetime | None = None
     decision_id: str | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is {self.share:g}, expected 0 to 1")
+
     @property
     def serves_challenger(self) -> bool:
         """Whether some answers come from the challenger."""
@@ -50,7 +54,7 @@ class TrafficSplit:
 
     def role_of(self, unit: object) -> Role:
         """Return who answers this unit: `champion` or `challenger`. A unit without a value gets the champion."""
-        if not self.serves_challenger or unit is None:
+        if not self.serves_challenger or unit is None or unit != unit:  # NaN, as pandas writes a missing number
             return "champion"
         return "challenger" if position(self.salt, unit) < self.share else "champion"
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import scipy  # its submodules load on first use, so that reading a model's file does not wait for them
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.policy.records.base import Settings
 from tasks.policy.records.profile import LARGEST, bounded
@@ -41,7 +41,10 @@ INFLATING_LOOKS = 30
 
 
 class VerdictPolicy(Settings):
-    """How the challenger is compared with the champion while it is rolled out: `rollout.verdict` in the model's file."""
+    """How the challenger is compared with the champion while it is rolled out: `rollout.verdict` in the model's file.
+
+    A method alone, such as `verdict: t_test`, is accepted as well.
+    """
 
     method: Method = Field("group_sequential", examples=["confidence_sequence"])
     """`group_sequential`: Lan-DeMets spending with looks at closed windows, for a planned number of units.
@@ -54,6 +57,11 @@ class VerdictPolicy(Settings):
     """Probability that an equally good challenger passes with the planned number of units."""
     cluster: Literal["unit", "day"] = Field("unit", examples=["day"])
     """Rows that count as one observation: those of one unit, or those of one day."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_method(cls, content: object) -> object:
+        return {"method": content} if isinstance(content, str) else content
 
     @property
     def tail(self) -> float:
@@ -325,7 +333,8 @@ def _information(policy: VerdictPolicy, forecast: RolloutForecast, evidence: Evi
     planned = forecast.units if forecast.effective_units is None else forecast.effective_units
     units = float(evidence.units) if evidence.effective_units is None else evidence.effective_units
     if policy.cluster == "unit" and evidence.repeated and evidence.standard_error > 0:
-        units = (1 if evidence.paired else 2) * (forecast.sigma / evidence.standard_error) ** 2
+        ratio = min(forecast.sigma / evidence.standard_error, MOST_UNITS)  # its square must stay a number
+        units = (1 if evidence.paired else 2) * ratio**2
     return round(units / planned, 6)
 
 

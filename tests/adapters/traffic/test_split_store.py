@@ -80,6 +80,7 @@ def test_late_write_of_a_fenced_process_has_no_effect(monkeypatch: pytest.Monkey
         write_split(CANARY.without_challenger())
     with monkeypatch.context() as frozen:
         frozen.setattr(split_store.lease, "check", lambda model: old)
+        frozen.setattr(split_store, "_names", lambda model: [])  # listed before the successor wrote
         write_split(CANARY)
     assert files() == ["00000001-000001.json", "00000002-000001.json"]
     assert read_split(MODEL) == CANARY.without_challenger()
@@ -93,6 +94,7 @@ def test_new_lease_repeats_the_split_under_its_token(monkeypatch: pytest.MonkeyP
         write_split(CANARY)
     with monkeypatch.context() as frozen:
         frozen.setattr(split_store.lease, "check", lambda model: first.record.token)
+        frozen.setattr(split_store, "_names", lambda model: ["00000001-000001.json"])
         write_split(CANARY.without_challenger())
     assert read_split(MODEL) == CANARY
 
@@ -111,8 +113,16 @@ def test_number_that_another_writer_took(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b'{"model":"churn"}', to_json(TrafficSplit("other", "9", "10", "ab", 0.5)).encode(), b"\xff\xfe"],
-    ids=["empty", "cut", "incomplete", "of another model", "not text"],
+    [
+        b"",
+        b"{",
+        b'{"model":"churn"}',
+        to_json(TrafficSplit("other", "9", "10", "ab", 0.5)).encode(),
+        b"\xff\xfe",
+        to_json(CANARY).replace("0.1,", "10,").encode(),
+        to_json(CANARY).replace("0.1,", "NaN,").encode(),
+    ],
+    ids=["empty", "cut", "incomplete", "of another model", "not text", "share of 10", "share of NaN"],
 )
 def test_unreadable_split_means_champion_only(content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with lease.hold(MODEL, "rollout"):
@@ -131,6 +141,19 @@ def test_next_step_replaces_an_unreadable_split() -> None:
         (Path(workspace().ledger) / "_traffic" / MODEL / "00000001-000002.json").write_text("{")
         write_split(CANARY)
     assert read_split(MODEL) == CANARY
+
+
+def test_split_that_would_not_count_is_an_error() -> None:
+    """Deleted leases start at token 1 again; a write that sorts before an older split would change nothing, silently."""
+    with lease.hold(MODEL, "rollout"):
+        write_split(CANARY)
+    folder = Path(workspace().ledger) / "_traffic" / MODEL
+    (folder / "00000001-000001.json").rename(folder / "00000057-000001.json")
+    with (
+        lease.hold(MODEL, "rollout"),
+        pytest.raises(TrafficError, match="comes after this run's lease"),
+    ):
+        write_split(CANARY.without_challenger())
 
 
 def test_other_files_are_ignored() -> None:

@@ -72,6 +72,15 @@ def test_the_open_segment_of_a_living_writer_is_left_alone():
     assert AnswerLog(CONFIG).land() == 1
 
 
+def test_a_long_id_lands_like_any_other():
+    """Arrow reads a file in blocks of a megabyte, and refuses a line that does not fit into two."""
+    long = "x" * 3_000_000
+    log = filled(answer(1), answer(2, id=long, unit=long), answer(3))
+    log.close_segment()
+    assert log.land() == 1
+    assert sorted(landed()) == ["r1", "r3", long]
+
+
 def test_half_a_line_of_a_killed_writer_is_left_out():
     log = filled(answer(1), answer(2))
     log.close_segment()

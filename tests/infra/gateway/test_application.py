@@ -1,5 +1,7 @@
 """The application: who answers, what clients see when a version fails, limits, the key and the metrics."""
 
+import gzip
+import json
 from dataclasses import replace
 
 import pyarrow as pa
@@ -190,6 +192,8 @@ def test_where_the_champion_fails_the_client_is_told_and_it_is_logged(config):
         ({"flag": 3}, "row 1: column flag: is a number, expected a boolean"),
         ({"time": "secret"}, "row 1: column time: is text that is no time, expected ISO 8601"),
         ({"time": "2999-01-01"}, "row 1: column time: lies in the future"),
+        ({"time": "1700-01-01"}, "row 1: column time: lies before the model's history, expected a time from 20"),
+        ({"time": "0001-01-01T00:00:00+14:00"}, "row 1: column time: is text that is no time"),
         ({"id": []}, "row 1: column id: is a list"),
     ],
 )
@@ -226,6 +230,21 @@ def test_another_content_type_is_refused(config):
     """A web page may send text/plain to any address without asking; JSON it may not."""
     answer = request(gateway_of(config), "/invocations", b"{}", content_type="text/plain")
     assert answer.status_code == 415
+
+
+def test_a_compressed_body_is_refused(config):
+    answer = request(gateway_of(config), "/invocations", gzip.compress(b"{}"), content_encoding="gzip")
+    assert (answer.status_code, "content-encoding is 'gzip', expected none" in answer.json()["message"]) == (415, True)
+
+
+def test_half_a_character_is_refused(config):
+    """Otherwise no answer of that moment could be written to the log."""
+    gateway = gateway_of(config)
+    broken = json.dumps({"dataframe_records": [ROWS[0] | {"id": "X"}]}).replace('"X"', '"\\ud800"').encode()
+    answer = request(gateway, "/invocations", broken)
+    assert (answer.status_code, "body: is not JSON (UnicodeEncodeError)" in answer.json()["message"]) == (400, True)
+    ask(gateway, ROWS[1])
+    assert logged(gateway)["id"].to_pylist() == [ROWS[1]["id"]]
 
 
 def test_other_methods_and_pages_are_refused(config):

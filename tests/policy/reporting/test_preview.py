@@ -1,5 +1,7 @@
 """Sentences and headline of a dry run, which names the first obstacle."""
 
+from dataclasses import replace
+
 from tasks.policy.economics.costs import Budget
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
@@ -10,13 +12,17 @@ from tasks.policy.reporting.preview import (
     describe_cost,
     describe_place,
     describe_rollback,
+    describe_start,
     describe_training_data,
     describe_validation,
     too_few_rows,
+    why_not_started,
 )
 from tasks.policy.rollout.restorable import RollbackPlan
+from tasks.policy.rollout.stages import Rollout, RolloutMove, RolloutPolicy, RolloutState
 
 TRAINED = Window(utc("2024-01-11"), utc("2024-01-19"))
+AT = utc("2024-03-02")
 HELD_OUT = Window(utc("2024-01-19"), utc("2024-01-21"))
 
 
@@ -70,10 +76,31 @@ def test_place_has_hours_and_reasons():
 
 def test_gate_sentences_follow_the_aliases():
     report = ValidationReport("5", "4", "warn", (), ("mae: gain +0.1", "colour red may lose"), 226)
-    assert describe_validation(report, "4") == (
-        "version 5 would serve and champion 4 would become previous", "validation: warn on 226 rows", "mae: gain +0.1", "colour red may lose",
-    )  # fmt: skip
-    assert describe_validation(report, None)[0] == "version 5 would serve and it would be the first champion"
+    assert describe_validation(report) == ("validation: warn on 226 rows", "mae: gain +0.1", "colour red may lose")
+    at_once, canary = RolloutPolicy(mode="none"), RolloutPolicy()
+    assert describe_start("5", "4", at_once, None) == "version 5 would serve and champion 4 would become previous"
+    assert describe_start("5", None, canary, None) == "version 5 would serve and it would be the first champion"
+    assert (
+        describe_start("5", "4", canary, None) == "the rollout of version 5 beside champion 4 would begin with shadow"
+    )
+
+
+def test_a_promotion_does_what_its_rollout_allows():
+    policy = RolloutPolicy()
+    at = RolloutState(Rollout("d", "5", "4", policy.steps, None, "s", utc("2024-03-01")))
+    running, held = (why_not_started(replace(at, status=status), policy, AT) for status in ("running", "held"))
+    assert running == (
+        "the rollout of version 5 is running (shadow: 0 of 200 units answered after 1 days); `monitor` carries it on"
+    )
+    assert held.startswith("the rollout of version 5 is held")
+    waiting, passed = replace(at, status="awaiting_approval"), replace(at, status="passed")
+    assert why_not_started(waiting, policy, AT) is why_not_started(passed, policy, AT) is None
+    assert describe_start("5", "4", policy, waiting) == (
+        "version 5 would go to canary 10 %, its first step that serves, beside champion 4"
+    )
+    assert describe_start("5", "4", policy, passed) == "version 5 would serve and champion 4 would become previous"
+    ended = at.moved(RolloutMove("d", "5", "ended", 0, AT, ("Ada: not now",), end="aborted"))
+    assert why_not_started(ended, policy, AT) == "the rollout of version 5 ended, aborted: Ada: not now"
 
 
 def test_a_rollback_names_both_versions_and_says_that_one_answers_only_where_it_was_tried():

@@ -124,6 +124,19 @@ def test_the_planned_end_without_a_verdict_is_inconclusive():
     assert moved(at, over, hold).status == "held"
 
 
+@pytest.mark.parametrize("conclusion", ["non_inferior", "superior"])
+def test_a_verdict_at_the_planned_end_waits_for_units_and_bake_time(conclusion):
+    """Windows shorter than `bake_hours` would otherwise end every rollout inconclusive, with a verdict in its favour."""
+    at = state(SHADOW)
+    early = look(1, at, verdict=verdict(conclusion, information=1.5))
+    early = replace(early, at=START + timedelta(hours=6))
+    assert decide_step(SHADOW, at, early) is None
+    few = look(1, at, rows=10, verdict=verdict(conclusion, information=1.5))
+    assert decide_step(SHADOW, at, few) is None
+    at = replace(at, looks=(early,))
+    assert moved(at, look(2, at, verdict=verdict(conclusion, information=2.0)), SHADOW).status == "passed"
+
+
 def test_a_look_moves_a_rollout_once():
     at = state()
     found = look(1, at)

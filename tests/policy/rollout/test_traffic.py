@@ -42,6 +42,17 @@ def test_a_number_is_the_same_unit_in_every_type(number: int) -> None:
     assert position("d1", np.int64(number)) == position("d1", number) == position("d1", np.float64(number))
 
 
+@pytest.mark.parametrize("unit", [None, float("nan"), np.float32("nan")])
+def test_a_unit_without_a_value_gets_the_champion(unit: object) -> None:
+    assert replace(CANARY, share=1.0).role_of(unit) == "champion"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_share_is_from_0_to_1(share: float) -> None:
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        replace(CANARY, share=share)
+
+
 def test_positions_are_uniform() -> None:
     assert kstest([position("d1", unit) for unit in range(20_000)], "uniform").pvalue > 0.001
 

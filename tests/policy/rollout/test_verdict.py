@@ -256,6 +256,12 @@ class TestVerdict:
         assert (later.conclusion, later.look) == ("undecided", 1)
         assert "are reached" in later.reason
 
+    @pytest.mark.parametrize(("gain", "conclusion"), [(0.0, "non_inferior"), (-0.2, "worse")])
+    def test_a_tiny_standard_error_is_a_number(self, gain, conclusion):
+        """Probabilities near 0 of both versions differ by less than the square of a float resolves."""
+        found = replace(evidence(gain, 200, error=1e-300), repeated=True)
+        assert decide_verdict(POLICY, PLAN, (), found).conclusion == conclusion
+
     def test_units_that_return_add_information(self):
         """A fleet of 200 machines is complete on the first day; the standard error falls all the same."""
         first = replace(evidence(0.0, 200, error=PLAN.sigma / math.sqrt(250)), repeated=True)
