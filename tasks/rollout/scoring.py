@@ -19,7 +19,7 @@ from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import ChallengerScoring, Latency, Scoring, Snapshot
-from tasks.policy.rollout.comparison import invalid_rows, missing_rows
+from tasks.policy.rollout.comparison import MISSING_PREDICTION, invalid_rows, missing_rows
 from tasks.policy.rollout.traffic import Role, TrafficSplit
 from tasks.policy.statistics.metrics import Floats
 
@@ -38,7 +38,7 @@ class _Answers:
     @property
     def answered(self) -> NDArray[np.bool_]:
         """Mask of the rows with a prediction that can be served."""
-        return np.array([error is None for error in self.errors], bool) & ~missing_rows(self.predictions)
+        return np.array([error is None for error in self.errors], bool)
 
 
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing
@@ -106,7 +106,7 @@ def _champion(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _An
 def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
     """Return the challenger's answers; what it cannot answer is a finding, not an error of this run.
 
-    A prediction that is not finite is logged as it is: the guardrails count it as missing, with a limit of its own.
+    A prediction that is not finite is missing, for which the guardrails have a limit of its own.
     """
     faults: list[str] = []
 
@@ -124,8 +124,11 @@ def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answe
     wide = max((part.shape[1:] for part in parts), default=())
     parts = [part if part.shape[1:] == wide else np.full((len(part), *wide), np.nan) for part in parts]
     predictions = np.concatenate(parts) if parts else np.empty(0)
-    invalid = invalid_rows(predictions, config.task) & ~missing_rows(predictions)
-    errors = [fault or ("not a probability" if bad else None) for fault, bad in zip(faults, invalid, strict=True)]
+    missing, invalid = missing_rows(predictions), invalid_rows(predictions, config.task)
+    errors = [
+        fault or (MISSING_PREDICTION if lost else "not a probability" if bad else None)
+        for fault, lost, bad in zip(faults, missing, invalid, strict=True)
+    ]
     return _Answers(version.version, predictions, errors, seconds)
 
 

@@ -133,6 +133,8 @@ def test_a_challenger_that_cannot_answer_is_returned_in_the_same_run(tmp_path, b
     monkeypatch.setattr(evaluation.challenger, "try_predict_rows", broken)
     serve(model, 29)
     assert state().end.end == "returned"
+    breached = [breach.guardrail for breach in state().looks[-1].breaches]
+    assert breached == (["errors"] if fault == "raises" else ["missing"])
     assert traffic.read_split("small").challenger is None
     assert registry.tags("small", "2")["status"] == "quarantined"
     served = [role for _, role in logged(model, 29) if role == "champion"]

@@ -15,6 +15,7 @@ from tasks.adapters.registry import version_files
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Scoring, Snapshot
+from tasks.policy.rollout.comparison import MISSING_PREDICTION
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.rollout.scoring import score_window
 from tests.support.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
@@ -73,7 +74,7 @@ def test_empty_window_is_not_scored():
     assert (scoring.rows, scoring.latency.p99_s) == (0, 0.0)
 
 
-def test_a_missing_prediction_is_no_error(monkeypatch):
+def test_a_missing_prediction_is_no_refusal(monkeypatch):
     """The guardrails have a limit of their own for predictions that are not finite; the champion answers instead."""
     config = make_config()
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=300, window=HOLDOUT))
@@ -91,8 +92,8 @@ def test_a_missing_prediction_is_no_error(monkeypatch):
         scoring = score_window.fn(config, snapshot, champion, split, challenger)
     logged = lake.read_predictions(config, HOLDOUT).to_pandas()
     tried = logged[logged["role"] == "challenger"]
-    assert tried["error"].dropna().unique().tolist() == ["not a probability"]
-    assert int((tried["prediction"].isna() & tried["error"].isna()).sum()) == 2, "one in each of two batches"
+    assert tried["error"].value_counts().to_dict() == {MISSING_PREDICTION: 2, "not a probability": 2}, "two batches"
+    assert tried["error"][tried["prediction"].isna()].unique().tolist() == [MISSING_PREDICTION]
     assert int((logged["role"] == "champion").sum()) == 4
     assert (scoring.latency.batches, scoring.challenger.latency.batches) == (1, 2)
 

@@ -16,7 +16,7 @@ from tasks.adapters.evaluation.rollout_labels import LabelledArms, LabelledPairs
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import Latency
-from tasks.policy.rollout.comparison import shares_in
+from tasks.policy.rollout.comparison import MISSING_PREDICTION, shares_in
 from tasks.policy.rollout.guardrails import ArmStatistics, GuardrailEvidence, LabelledEvidence, gain_in_slice
 
 
@@ -50,8 +50,13 @@ def measure_answers(
 def arm_statistics(
     version: str, log: pa.Table, validation: PredictionHistogram | None = None, latency: Latency | None = None
 ) -> ArmStatistics:
-    """Summarise the rows that one version answered or refused. A row with an `error` was refused."""
-    refused = int(pc.sum(pc.is_valid(log["error"])).as_py() or 0) if "error" in log.column_names else 0
+    """Summarise the rows that one version answered or refused.
+
+    A row with an error was refused, except where the error is that its prediction is missing.
+    """
+    refused = 0
+    if "error" in log.column_names:
+        refused = int(pc.sum(pc.not_equal(log["error"].cast(pa.string()), MISSING_PREDICTION)).as_py() or 0)
     y_pred = predictions_of(finite_answers(log)["prediction"])
     p95_s, timed = (latency.p95_s, latency.batches) if latency else _latency(log)
     counts = np.unique(y_pred, axis=0, return_counts=True)[1]

@@ -161,6 +161,16 @@ def test_predictions_that_are_not_finite_are_missing():
     assert {breach.guardrail for breach in judge_guardrails(Guardrails(), found)} == {"missing"}
 
 
+def test_the_error_of_a_missing_prediction_is_no_refusal():
+    table = land(CONFIG, WINDOW)
+    errors = ["the prediction is not a finite number"] * 10 + ["ValueError"] * 5 + [None] * (COUNT - 15)
+    off_by = np.where(np.arange(COUNT) < 15, np.nan, 1.0)
+    log(WINDOW, "1", table, 2.0, role="champion")
+    log(WINDOW, "2", table, off_by, role="shadow", error=pa.array(errors, pa.string()))
+    found = measure_answers(CONFIG, WINDOW, VALIDATION).challenger
+    assert (found.rows, found.missing, found.refused) == (COUNT, 10, 5)
+
+
 def test_latencies_of_batches_are_used():
     shadowed(WINDOW, land(CONFIG, WINDOW))
     latencies = {"1": Latency(0.01, 0.02, 0.03, 100.0, 40), "2": Latency(0.01, 0.2, 0.3, 100.0, 40)}

@@ -1,5 +1,6 @@
 """The application: who answers, what clients see when a version fails, limits, the key and the metrics."""
 
+import math
 from dataclasses import replace
 
 import pyarrow as pa
@@ -9,8 +10,12 @@ from infra.gateway.application import ApiKey
 from infra.gateway.requests import MAX_BODY_BYTES
 from infra.gateway.versions import ServedVersion
 from tasks.adapters import lake, registry
-from tasks.policy.records.base import utc
+from tasks.adapters.evaluation.prediction_log import arms_of
+from tasks.adapters.evaluation.rollout_evidence import arm_statistics
+from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import GatewayError
+from tasks.policy.rollout.guardrails import GuardrailEvidence, Guardrails, judge_guardrails
+from tasks.policy.rollout.traffic import position
 from tests.support.gateway import NAME, ROW, ask, gateway_of, prepare, request, split_traffic
 from tests.support.trained_models import make_config, prepare_registry
 
@@ -139,7 +144,7 @@ def test_without_an_id_the_request_is_the_unit(config):
     assert logged(gateway)["id"].null_count == 10
 
 
-@pytest.mark.parametrize("outcome", [RuntimeError("boom"), MemoryError(), float("nan")], ids=repr)
+@pytest.mark.parametrize("outcome", [RuntimeError("boom"), MemoryError()], ids=repr)
 def test_where_the_challenger_fails_the_champion_answers(config, outcome):
     split = split_traffic(config, **CANARY)
     gateway = gateway_of(config)
@@ -152,6 +157,64 @@ def test_where_the_challenger_fails_the_champion_answers(config, outcome):
     assert {(row["role"], row["model_version"], row["prediction"]) for row in failed} == {("challenger", "2", None)}
     assert "boom" not in failed[0]["error"]
     assert f'failed_rows_total{{model="{NAME}",role="challenger",version="2"}} {len(failed)}' in metrics_of(gateway)
+
+
+@pytest.mark.parametrize("role", ["challenger", "shadow"])
+def test_a_prediction_that_is_not_finite_is_missing(config, monkeypatch, role):
+    """As in batch scoring: only its own row is lost, the champion serves it, and the log says why."""
+    split_traffic(config, **CANARY if role == "challenger" else {"mode": "shadow", "share": 0.0})
+    gateway = gateway_of(config)
+    predict, row_of = ServedVersion.predict, [row["id"] for row in ROWS]
+    lost = {each for each in row_of if hash_of(each) < 0.3}
+
+    def with_nans(version, rows, numbers=None):
+        found = predict(version, rows, numbers)
+        nan = [version.number == "2" and row["id"] in lost for row in rows]
+        return [math.nan if each else value for each, value in zip(nan, found, strict=True)]
+
+    monkeypatch.setattr(ServedVersion, "predict", with_nans)
+    answer = ask(gateway, *ROWS).json()["predictions"]
+    log = logged(gateway)
+    found = arm_statistics("2", arms_of(log, "1", "2").challenger)
+    tried = {row["id"] for row in log.to_pylist() if row["role"] == role}
+    assert (found.rows, found.refused, found.missing) == (len(tried), 0, len(tried & lost))
+    assert found.missing
+    assert {breach.guardrail for breach in judge_guardrails(Guardrails(), evidence_of(log))} == {"missing"}
+    assert {row["error"] for row in log.to_pylist()} == {None, "the prediction is not a finite number"}
+    by_champion = set(row_of) - (tried - lost if role == "challenger" else set())
+    expected = zip(row_of, predicted("1", *ROWS), predicted("2", *ROWS), strict=True)
+    assert answer == [ours if each in by_champion else other for each, ours, other in expected]
+
+
+def evidence_of(log: pa.Table) -> GuardrailEvidence:
+    arms = arms_of(log, "1", "2")
+    window = Window(utc("2024-05-02"), utc("2024-05-03"))
+    return GuardrailEvidence(window, arm_statistics("1", arms.champion), arm_statistics("2", arms.challenger))
+
+
+def hash_of(text: str) -> float:
+    return position("nan", text)
+
+
+def test_a_challenger_with_too_few_predictions_leaves_the_answer_to_the_champion(config, monkeypatch):
+    split_traffic(config, **CANARY)
+    gateway = gateway_of(config)
+    predict = ServedVersion.predict
+
+    def too_few(version, rows, numbers=None):
+        found = predict(version, rows, numbers)
+        return found[1:] if version.number == "2" else found
+
+    monkeypatch.setattr(ServedVersion, "predict", too_few)
+    assert ask(gateway, *ROWS).json()["predictions"] == predicted("1", *ROWS)
+
+
+def test_a_champion_without_a_finite_prediction_answers_with_an_error(config):
+    gateway = gateway_of(config)
+    break_version(gateway, "champion", math.nan)
+    answer = ask(gateway, ROWS[0])
+    assert (answer.status_code, "not a finite number" in answer.json()["message"]) == (500, True)
+    assert [row["error"] for row in logged(gateway).to_pylist()] == ["the prediction is not a finite number"]
 
 
 def test_a_shadow_predicts_every_row_and_serves_none(config):
