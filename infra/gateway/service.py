@@ -1,8 +1,8 @@
 """Answer the rows of a request: who answers which row, what happens when a version fails, and what is logged.
 
 A row belongs to the version of its unit. Where the challenger fails, or its prediction is not finite, the champion answers
-in its place, so no client ever sees that a challenger is tried. A shadow predicts after the answer was sent, in the same
-thread, so that its latency compares with the champion's.
+in its place, so no client ever sees that a challenger is tried. A shadow predicts after the answer was sent, in a
+thread of this process, so that it delays no client and its latency compares with the champion's.
 """
 
 import logging
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from infra.gateway.answer_log import Answer, AnswerLog
 from infra.gateway.metrics import Metrics
 from infra.gateway.requests import Row, is_null, read_id, read_time
+from infra.gateway.shadows import ShadowQueue
 from infra.gateway.trees import Prediction
 from infra.gateway.versions import FAILURES, Follower, ServedVersion, Serving
 from tasks.policy.records.base import CLOCKS_APART
@@ -59,6 +60,7 @@ class ModelService:
 
     def __init__(self, follower: Follower, log: AnswerLog, metrics: Metrics) -> None:
         self.follower, self.log, self.metrics = follower, log, metrics
+        self.shadows = ShadowQueue(follower.config.name, metrics)
         self._log_once = lru_cache(maxsize=256)(self._log_failure)
 
     def answer(self, rows: Sequence[Row], request_id: str) -> Exchange:
@@ -86,11 +88,18 @@ class ModelService:
         return exchange
 
     def shadow(self, exchange: Exchange) -> None:
-        """Let the challenger predict the same rows, if it is a shadow; its failure changes nothing."""
-        challenger = exchange.serving.challenger
-        if challenger is not None and exchange.serving.split.shadows_challenger:
+        """Queue the same rows for the challenger, if it is a shadow."""
+        if exchange.serving.challenger is not None and exchange.serving.split.shadows_challenger:
+            self.shadows.put(exchange)
+
+    def predict_shadows(self) -> None:
+        """Let the challenger predict what waits for it, in another thread than the answers; its failure changes nothing."""
+        self.shadows.predict(self._predict_as_shadow)
+
+    def _predict_as_shadow(self, exchange: Exchange) -> None:
+        if exchange.serving.challenger is not None:
             exchange.answers = []
-            self._try_predict(exchange, challenger, range(len(exchange.rows)), "shadow")
+            self._try_predict(exchange, exchange.serving.challenger, range(len(exchange.rows)), "shadow")
             self.log.extend(exchange.answers)
 
     def _try_predict(self, exchange: Exchange, version: ServedVersion, numbers: Sequence[int], role: Role) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from infra.gateway.application import ApiKey
 from infra.gateway.requests import MAX_BODY_BYTES
+from infra.gateway.shadows import MOST_WAITING
 from infra.gateway.versions import ServedVersion
 from tasks.adapters import lake, registry
 from tasks.adapters.evaluation.prediction_log import arms_of
@@ -39,6 +40,7 @@ def predicted(number: str, *rows) -> list[float]:
 def logged(gateway, at: str = AT) -> pa.Table:
     """Land the log and read it from the lake."""
     service = gateway.services[NAME]
+    service.predict_shadows()
     service.log.close_segment()
     service.log.land()
     return lake.read_predictions(service.follower.config, service.follower.config.window_at(utc(at)))
@@ -234,6 +236,42 @@ def test_a_shadow_that_fails_changes_no_answer(config):
     assert ask(gateway, ROWS[0]).json()["predictions"] == predicted("1", ROWS[0])
     failed = [row["role"] for row in logged(gateway).to_pylist() if row["error"]]
     assert failed == ["shadow"]
+
+
+def test_a_shadow_does_not_predict_before_the_client_has_its_answer(config, monkeypatch):
+    """Neither does it keep the next client waiting: it predicts in another thread, whose queue is bounded."""
+    split_traffic(config, mode="shadow", share=0.0, step="shadow")
+    gateway, predict, asked = gateway_of(config), ServedVersion.predict, MOST_WAITING // len(ROWS) + 2
+
+    def answer_only(version, rows, numbers=None):
+        assert version.number == "1"
+        return predict(version, rows, numbers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServedVersion, "predict", answer_only)
+        assert {ask(gateway, *ROWS).status_code for _ in range(asked)} == {200}
+    assert f'shed_rows_total{{model="{NAME}",version="2"}} {2 * len(ROWS):.1f}' in metrics_of(gateway)
+    service = gateway.services[NAME]
+    while service.shadows:
+        service.predict_shadows()
+    roles = by_role(logged(gateway))
+    assert roles == {"champion": asked * len(ROWS), "shadow": MOST_WAITING}
+
+
+def test_a_version_that_answers_is_not_the_one_that_shadowed(config):
+    """A version's buffers are not for two threads; the shadow's thread may still predict when the split changes."""
+    split_traffic(config, mode="shadow", share=0.0, step="shadow")
+    follower = gateway_of(config).services[NAME].follower
+    shadow = follower.serving.challenger
+    follower.refresh()
+    assert follower.serving.challenger is shadow
+    split_traffic(config, **CANARY)
+    follower.refresh()
+    canary = follower.serving.challenger
+    assert (canary.number, canary is shadow) == ("2", False)
+    registry.set_aliases(NAME, {registry.CHAMPION: "2"})
+    follower.refresh()
+    assert follower.serving.champion is canary
 
 
 def test_where_the_champion_fails_the_client_is_told_and_it_is_logged(config):
