@@ -1,8 +1,8 @@
 """Score a window and write the predictions to the lake, where monitoring reads them.
 
 The champion answers every row. During a rollout the challenger predicts the same rows as a shadow, or answers the rows of
-its units. Where it cannot answer, the champion does, and the log says so. Rows are scored in batches of the size that an
-online service would receive, which makes latencies comparable.
+its units. Where it cannot answer, the champion does, and the log says so. Both versions are timed on the same batches, in
+turn: what else the machine does then slows both alike.
 """
 
 import time
@@ -18,12 +18,15 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
-from tasks.policy.records.reports import ChallengerScoring, Latency, Scoring, Snapshot
+from tasks.policy.records.reports import ChallengerScoring, Latency, LatencyComparison, Scoring, Snapshot
 from tasks.policy.rollout.comparison import MISSING_PREDICTION, invalid_rows, missing_rows
+from tasks.policy.rollout.guardrails import MIN_TIMED
 from tasks.policy.rollout.traffic import Role, TrafficSplit
 from tasks.policy.statistics.metrics import Floats
 
 BATCH_ROWS = 256
+TIMED_BATCHES, TIMING_S = 20, 60.0
+"""Batches of each window that both versions are timed on, and the seconds after which `MIN_TIMED` of them are enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,11 @@ def score_window(
         parts.append(_logged(config, rows.filter(pa.array(assigned)), trial, role, split.step))
     landed = lake.land_predictions(config, snapshot.window, champion.version, pa.concat_tables(parts))
     beside = None
-    if trial is not None:
-        beside = ChallengerScoring(trial.version, role, split.step, int(assigned.sum()), _latency(trial.seconds))
+    if challenger is not None and trial is not None:
+        compared = _compare_latencies(config, (champion, challenger), rows.filter(pa.array(assigned)))
+        beside = ChallengerScoring(
+            trial.version, role, split.step, int(assigned.sum()), _latency(trial.seconds), compared
+        )
     scoring = Scoring(snapshot.window, champion.version, landed, len(rows), _latency(answers.seconds), beside)
     get_run_logger().info(
         "scoring: %d rows with version %s, p99 %.4f s per %d rows%s",
@@ -140,6 +146,29 @@ def _timed(predict: Callable[[pa.Table], Floats], rows: pa.Table) -> tuple[list[
         parts.append(predict(rows.slice(start, BATCH_ROWS)))
         seconds.append(time.perf_counter() - begun)
     return seconds, parts
+
+
+def _compare_latencies(
+    config: ModelConfig, versions: tuple[ModelVersion, ModelVersion], rows: pa.Table
+) -> LatencyComparison | None:
+    """Time champion and challenger on the same batches, each first in every other one; None without rows.
+
+    Few rows are timed more than once: the number of batches decides how small a difference can be shown.
+    """
+    if not len(rows):
+        return None
+    size = min(BATCH_ROWS, max(1, len(rows) // TIMED_BATCHES))
+    seconds: dict[str, list[float]] = {version.version: [] for version in versions}
+    begun = time.perf_counter()
+    for number in range(TIMED_BATCHES):
+        batch = rows.slice(number * size % len(rows), size)
+        for version in versions if number % 2 == 0 else versions[::-1]:
+            started = time.perf_counter()
+            evaluation.challenger.try_predict_rows(version, batch, config.training.estimator)
+            seconds[version.version].append(round(time.perf_counter() - started, 6))
+        if number + 1 >= MIN_TIMED and time.perf_counter() - begun > TIMING_S:
+            break
+    return LatencyComparison(*(tuple(seconds[version.version]) for version in versions))
 
 
 def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, step: str) -> pa.Table:

@@ -25,7 +25,7 @@ from tasks.policy.records.evidence import (
     scoring_id,
     windows_to_exclude,
 )
-from tasks.policy.records.reports import Latency, MetricValue, PerformanceReport, Scoring
+from tasks.policy.records.reports import LatencyComparison, MetricValue, PerformanceReport, Scoring
 from tasks.policy.rollout import verdict
 from tasks.policy.rollout.guardrails import judge_guardrails
 from tasks.policy.rollout.stages import RolloutLook, RolloutState
@@ -39,8 +39,8 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     look = RolloutLook(plan.decision_id, state.step, window, as_of)
     if window.name in excluding:
         return replace(look, unevaluated=(f"{window.name} is quarantined, so the rollout is not judged on it",))
-    validation, latencies = _validation(past, plan.decision_id), _latencies(config, past, window)
-    answers = rollout_evidence.measure_answers(config, window, validation, latencies)
+    validation, timings = _validation(past, plan.decision_id), _timings(config, past, window)
+    answers = rollout_evidence.measure_answers(config, window, validation, timings)
     span = Window(plan.started_at - config.settling - timedelta(days=config.window_days), window.end)
     labelled = LabelledSpan(span, as_of, _closed(past, span), excluding)
     rows, why_not = _labelled_rows(config, state, labelled)
@@ -110,12 +110,11 @@ def _validation(past: Past, decision_id: str) -> ValidationReport:
     return from_json(ValidationReport, verdicts[-1].body)
 
 
-def _latencies(config: ModelConfig, past: Past, window: Window) -> dict[str, Latency]:
-    """Return the latency of each version that scored the window, by version; empty where a gateway answered."""
+def _timings(config: ModelConfig, past: Past, window: Window) -> LatencyComparison | None:
+    """Return how long both versions took when the window was scored; None where a gateway answered."""
     wanted = scoring_id(config.name, window)
     scored = [from_json(Scoring, entry.body) for entry in past.of("window.scored") if entry.decision_id == wanted]
-    found = {each.model_version: each.latency for each in scored}
-    return found | {each.challenger.version: each.challenger.latency for each in scored if each.challenger}
+    return next((each.challenger.compared for each in reversed(scored) if each.challenger), None)
 
 
 def _closed(past: Past, span: Window) -> tuple[Window, ...]:

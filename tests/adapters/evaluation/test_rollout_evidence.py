@@ -19,7 +19,7 @@ from tasks.adapters.evaluation.rollout_labels import LabelledSpan, labelled_arms
 from tasks.adapters.lake.schemas import conform_labels
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
-from tasks.policy.records.reports import Latency
+from tasks.policy.records.reports import LatencyComparison
 from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
 from tasks.policy.rollout.stages import Rollout, RolloutStep
 from tasks.policy.rollout.validation import ValidationPolicy
@@ -171,12 +171,26 @@ def test_the_error_of_a_missing_prediction_is_no_refusal():
     assert (found.rows, found.missing, found.refused) == (COUNT, 10, 5)
 
 
-def test_latencies_of_batches_are_used():
+def test_batches_that_both_versions_were_timed_on_are_used():
     shadowed(WINDOW, land(CONFIG, WINDOW))
-    latencies = {"1": Latency(0.01, 0.02, 0.03, 100.0, 40), "2": Latency(0.01, 0.2, 0.3, 100.0, 40)}
-    found = measure_answers(CONFIG, WINDOW, VALIDATION, latencies)
-    assert (found.challenger.latency_p95_s, found.challenger.timed) == (0.2, 40)
-    assert "latency" in {breach.guardrail for breach in judge_guardrails(Guardrails(), found)}
+    timings = LatencyComparison((0.02,) * 20, (0.2,) * 15 + (0.02,) * 5)
+    found = measure_answers(CONFIG, WINDOW, VALIDATION, timings).challenger
+    assert (found.latency_p95_s, found.timed, found.slow) == (0.2, 20, 15)
+    assert "latency" in {
+        breach.guardrail
+        for breach in judge_guardrails(Guardrails(), measure_answers(CONFIG, WINDOW, VALIDATION, timings))
+    }
+
+
+def test_a_request_is_timed_once():
+    """All rows of a request have its seconds; one slow request of 100 rows is no slow version."""
+    table = land(CONFIG, WINDOW)
+    requests = [f"r{max(0, row - 100)}" for row in range(COUNT)]
+    seconds = [9.0 if request == "r0" else 0.1 for request in requests]
+    log(WINDOW, "1", table, 2.0, role="champion", latency_s=0.1)
+    log(WINDOW, "2", table, 1.0, role="shadow", latency_s=seconds, request_id=requests)
+    found = measure_answers(CONFIG, WINDOW, VALIDATION).challenger
+    assert (found.timed, found.slow) == (COUNT - 100, 1)
 
 
 def test_a_span_of_windows_is_measured_together():
