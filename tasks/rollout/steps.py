@@ -5,7 +5,7 @@ all traffic to the champion comes first, because it must not wait for anything. 
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect.logging import get_run_logger
 
@@ -24,6 +24,8 @@ from tasks.policy.rollout.verdict import horizon_warning
 
 PATIENCE_S = 60.0
 SYSTEM = "perennial"
+NEWS = timedelta(days=7)
+"""How long after the end of a rollout people are still notified of it, where the run that ended it was killed."""
 
 
 def find_rollout(config: ModelConfig, decision_id: str | None = None) -> RolloutState | None:
@@ -110,6 +112,8 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
         _follow_under_lease(config, state)
         if state.end is not None and state.end.window == window.name:
             reports.rollout.publish_rollout_page(config, state)
+        if _is_unannounced(config, state, as_of):
+            _announce_end(config, state)
         return state
     if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
         _follow_under_lease(config, state)
@@ -206,17 +210,20 @@ def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
     made = from_json(RolloutMove, entry.body)
     state = state if made in state.moves else state.moved(made)
     _follow(config, state)
-    ready = made.status in ("passed", "awaiting_approval")
-    event = "rollout.ready" if ready else "rollout.ended" if made.status == "ended" else "rollout.advanced"
     get_run_logger().info("rollout: version %s %s: %s", state.plan.version, _named(state, made), made.reasons[0])
-    _publish(config, state, event, made.reasons, made.at)
+    if state.end is not None:
+        reports.rollout.publish_rollout_page(config, state)
+        _announce_end(config, state)
+        return state
+    ready = made.status in ("passed", "awaiting_approval")
+    _publish(config, state, "rollout.ready" if ready else "rollout.advanced", made.reasons, made.at)
     return state
 
 
 def _return_traffic(config: ModelConfig, state: RolloutState, move: RolloutMove) -> RolloutMove:
     """Send all traffic to the champion, ask who answers, and quarantine the challenger."""
     plan = state.plan
-    _set_split(config, replace(state, status="ended"))
+    _follow(config, replace(state, status="ended"))
     champion = registry.version(config.name, registry.CHAMPION)
     fault = evaluation.challenger.smoke_test(champion, config.training.estimator)
     registry.tag(
@@ -289,10 +296,6 @@ def _end(state: RolloutState, end: RolloutEnd, reasons: tuple[str, ...], at: dat
 
 def _follow(config: ModelConfig, state: RolloutState) -> None:
     """Let the traffic follow the ledger. A passed rollout keeps its last step until `promote` moves the aliases."""
-    _set_split(config, state)
-
-
-def _set_split(config: ModelConfig, state: RolloutState) -> None:
     split = state.split(config.name)
     if state.status != "ended" or traffic.read_split(config.name).challenger is not None:
         traffic.write_split(split)
@@ -303,16 +306,34 @@ def _set_split(config: ModelConfig, state: RolloutState) -> None:
 
 def _publish(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
     reports.rollout.publish_rollout_page(config, state)
+    _announce(config, state, event, reasons, at)
+
+
+def _announce(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
     handover = Handover(config.name, state.plan.decision_id, reasons, at, state.plan.version)
     orchestration.events.announce(event, config.name, handover.payload())
+
+
+def _announce_end(config: ModelConfig, state: RolloutState) -> None:
+    """Notify people of the end, then record that they were: a run that is killed in between notifies them twice."""
+    if state.end is not None:
+        _announce(config, state, "rollout.ended", state.end.reasons, state.end.at)
+        fact = Fact(stages.ANNOUNCED, state.end.reasons[0], state.end.at, state.plan.decision_id)
+        ledger.append(config.name, fact)
+
+
+def _is_unannounced(config: ModelConfig, state: RolloutState, as_of: datetime) -> bool:
+    """Whether the run that ended the rollout was killed before it notified people; older ends are no news."""
+    if state.end is None or state.is_announced:
+        return False
+    return as_of - state.end.at <= max(NEWS, timedelta(days=2 * config.window_days))
 
 
 def _remind(config: ModelConfig, state: RolloutState) -> None:
     """Announce again that a rollout is ready for `promote`; the first announcement may have been lost."""
     if state.status in ("passed", "awaiting_approval"):
         last = state.moves[-1]
-        handover = Handover(config.name, state.plan.decision_id, last.reasons, last.at, state.plan.version)
-        orchestration.events.announce("rollout.ready", config.name, handover.payload())
+        _announce(config, state, "rollout.ready", last.reasons, last.at)
 
 
 def _why_overtaken(config: ModelConfig, state: RolloutState) -> str | None:

@@ -19,6 +19,8 @@ from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, Traff
 from tasks.policy.rollout.verdict import Evidence, RolloutForecast, RolloutVerdict, VerdictPolicy
 
 STARTED, LOOKED, MOVED, ENDED = "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended"
+ANNOUNCED = "rollout.announced"
+"""People were notified of the end; without this fact, the next run notifies them."""
 RolloutEnd = Literal["promoted", "returned", "inconclusive", "aborted", "superseded"]
 RolloutAction = Literal["hold", "resume", "advance", "abort"]
 RolloutStatus = Literal["running", "held", "awaiting_approval", "passed", "ended"]
@@ -170,6 +172,8 @@ class RolloutState:
     since: datetime | None = None
     looks: tuple[RolloutLook, ...] = ()
     moves: tuple[RolloutMove, ...] = ()
+    is_announced: bool = False
+    """Whether people were notified of the end."""
 
     @property
     def current(self) -> RolloutStep:
@@ -239,6 +243,8 @@ def rollout_state(entries: Sequence[LedgerEntry]) -> RolloutState | None:
             look = from_json(RolloutLook, entry.body)
             if look.rollout == state.plan.decision_id and state.is_active:
                 state = replace(state, looks=(*state.looks, look))
+        elif entry.kind == ANNOUNCED and entry.decision_id == state.plan.decision_id:
+            state = replace(state, is_announced=True)
         elif entry.kind in (MOVED, ENDED):
             move = from_json(RolloutMove, entry.body)
             if move.rollout == state.plan.decision_id and state.is_active:
