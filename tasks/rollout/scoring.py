@@ -68,10 +68,10 @@ def score_window(
         served_by_challenger[assigned] = trial.answered
     served = ~served_by_challenger if split.serves_challenger else np.ones(len(rows), bool)
     answers = _champion(config, champion, rows.filter(pa.array(served)))
-    parts = [_logged(config, rows.filter(pa.array(served)), answers, "champion", split.step)]
+    parts = [_logged(config, rows.filter(pa.array(served)), answers, "champion", split)]
     role: Role = "challenger" if split.serves_challenger else "shadow"
     if trial is not None:
-        parts.append(_logged(config, rows.filter(pa.array(assigned)), trial, role, split.step))
+        parts.append(_logged(config, rows.filter(pa.array(assigned)), trial, role, split))
     landed = lake.land_predictions(config, snapshot.window, champion.version, pa.concat_tables(parts))
     beside = None
     if challenger is not None and trial is not None:
@@ -171,9 +171,12 @@ def _compare_latencies(
     return LatencyComparison(*(tuple(seconds[version.version]) for version in versions))
 
 
-def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, step: str) -> pa.Table:
-    """Return the log's rows of one version."""
+def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, split: TrafficSplit) -> pa.Table:
+    """Return the log's rows of one version, with their units where these are not their ids."""
     ids, times, count = rows.column(config.columns.key), rows.column(config.columns.time), len(rows)
+    units = {}
+    if split.serves_challenger and split.unit is not None:
+        units["unit"] = models.encoding.category_texts(rows.column(split.unit))
     predicted = answers.predictions
     return pa.table(
         {
@@ -182,9 +185,10 @@ def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, 
             "prediction": predicted if predicted.ndim == 1 else pa.array(list(predicted), pa.list_(pa.float64())),
             "model_version": pa.array([answers.version] * count, pa.string()),
             "role": pa.array([role] * count, pa.string()),
-            "step": pa.array([step] * count, pa.string()),
+            "step": pa.array([split.step] * count, pa.string()),
             "error": pa.array(answers.errors, pa.string()),
         }
+        | units
     )
 
 

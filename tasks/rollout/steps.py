@@ -215,8 +215,8 @@ def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
         reports.rollout.publish_rollout_page(config, state)
         _announce_end(config, state)
         return state
-    ready = made.status in ("passed", "awaiting_approval")
-    _publish(config, state, "rollout.ready" if ready else "rollout.advanced", made.reasons, made.at)
+    events = {"passed": "rollout.ready", "awaiting_approval": "rollout.ready", "held": "rollout.held"}
+    _publish(config, state, events.get(made.status, "rollout.advanced"), made.reasons, made.at)
     return state
 
 

@@ -19,6 +19,7 @@ from tasks.policy.records.errors import AccessRefused, PromotionRefused, Registr
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.stages import ANNOUNCED, RolloutState, rollout_state
+from tasks.rollout import scoring
 from tasks.rollout.steps import carry_on
 from tests.support.small_model import write_model
 
@@ -94,6 +95,34 @@ def test_a_canary_serves_growing_shares_and_no_unit_leaves_it(tmp_path, begin):
     grown = traffic.read_split("small")
     early = [unit for unit in range(2000) if split.role_of(unit) == "challenger"]
     assert all(grown.role_of(unit) == "challenger" for unit in early)
+
+
+def test_a_mismatched_sample_ends_the_rollout_without_a_verdict(tmp_path, begin, monkeypatch):
+    """Half of the challenger's units bypass the split."""
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    serve(model, 27)
+    assigned = scoring._assigned
+
+    def half(config, rows, split):
+        mask = assigned(config, rows, split)
+        return mask & (np.arange(len(mask)) % 2 == 0) if split.serves_challenger else mask
+
+    monkeypatch.setattr(scoring, "_assigned", half)
+    announced, announce = [], orchestration.events.announce
+
+    def listen(event, name, payload):
+        announced.append((event, payload.get("reasons", [""])[0]))
+        announce(event, name, payload)
+
+    monkeypatch.setattr(orchestration.events, "announce", listen)
+    serve(model, 29)
+    reason = state().end.reasons[0]
+    assert (state().end.end, reason[:22]) == ("inconclusive", "sample ratio mismatch:")
+    assert (state().looks[-1].verdict, traffic.read_split("small").challenger) == (None, None)
+    assert ("rollout.ended", reason) in announced
+    assert "ample ratio mismatch" in reports.page.rollout_path("small", state().plan).read_text()
+    with pytest.raises(PromotionRefused, match="sample ratio mismatch"):
+        promote(model, until=utc("2024-01-29"))
 
 
 def test_the_champion_is_judged_on_its_own_rows(tmp_path, begin):

@@ -145,5 +145,6 @@ def test_units_of_a_part_of_the_id_stay_with_one_version():
     for key, version in zip(log["id"].to_pylist(), log["model_version"].to_pylist(), strict=True):
         versions.setdefault(key.split("+")[0].strip('["'), set()).add(version)
     assert {len(each) for each in versions.values()} == {1}
+    assert set(log["unit"].to_pylist()) == {f"c{number}" for number in range(40)}
     assert 0 < scoring.challenger.rows < 600
     assert {version for each in versions.values() for version in each} == {"1", "2"}

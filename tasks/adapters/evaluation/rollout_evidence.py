@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.evaluation.prediction_log import ArmRows, arms_of, finite_answers, inside, predictions_of
-from tasks.adapters.evaluation.rollout_labels import LabelledArms, LabelledPairs
+from tasks.adapters.evaluation.rollout_labels import LabelledArms, LabelledPairs, LabelledSpan
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import LatencyComparison
@@ -25,6 +25,7 @@ from tasks.policy.rollout.guardrails import (
     gain_in_slice,
     slow_answers,
 )
+from tasks.policy.rollout.stages import RolloutState
 
 
 def read_arms(config: ModelConfig, span: Window, champion: str, challenger: str) -> ArmRows:
@@ -89,6 +90,38 @@ def _with_latencies(answers: GuardrailEvidence, policy: Guardrails, timings: Lat
             answers.challenger, latency_p95_s=p95_s[1], timed=len(new), slow=slow_answers(policy, old, new)
         ),
     )
+
+
+def assigned_units(config: ModelConfig, state: RolloutState, at: LabelledSpan) -> tuple[int, int]:
+    """Count the units of the current step that belong to (the champion, the challenger), as the log shows.
+
+    A unit that the champion answered because the challenger failed belongs to the challenger. Left out are rows without a
+    unit, which always get the champion, and windows in which the challenger had no row: it may not have been tried yet.
+    """
+    plan = state.plan
+    units: tuple[list[pa.Array], list[pa.Array]] = ([], [])
+    for window in lake.predicted_windows(config, at.span):
+        log = inside(lake.read_predictions(config, window), "time", at.span)
+        if window.name in at.excluding or "step" not in log.column_names:
+            continue
+        arms = arms_of(
+            log.filter(pc.equal(log["step"].cast(pa.string()), state.current.name)), plan.champion, plan.version
+        )
+        if len(arms.challenger):
+            for found, arm in zip(units, arms, strict=True):
+                found.extend(_units(arm, plan.unit).chunks)
+    champion, challenger = (pc.unique(pa.chunked_array(found, pa.string())) for found in units)
+    tried = int(pc.sum(pc.is_in(champion, challenger)).as_py() or 0)
+    return len(champion) - tried, len(challenger)
+
+
+def _units(arm: pa.Table, column: str | None) -> pa.ChunkedArray:
+    """Return the known units of the rows: as logged, or the row's id where that is the unit."""
+    units = arm["unit"].cast(pa.string()) if "unit" in arm.column_names else pa.nulls(len(arm), pa.string())
+    if column is None:
+        units = pc.coalesce(units, arm["id"].cast(pa.string()))
+    found = units if isinstance(units, pa.ChunkedArray) else pa.chunked_array([units])
+    return found.drop_null()
 
 
 def measure_labelled(config: ModelConfig, labelled: LabelledPairs | LabelledArms, look: int) -> LabelledEvidence:

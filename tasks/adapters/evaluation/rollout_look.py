@@ -29,6 +29,7 @@ from tasks.policy.records.reports import LatencyComparison, MetricValue, Perform
 from tasks.policy.rollout import verdict
 from tasks.policy.rollout.guardrails import judge_guardrails
 from tasks.policy.rollout.stages import RolloutLook, RolloutState
+from tasks.policy.rollout.traffic import sample_ratio_mismatch
 from tasks.policy.rollout.verdict import ExpectedTraffic, RolloutForecast
 
 
@@ -43,9 +44,11 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     answers = rollout_evidence.measure_answers(config, window, validation, timings)
     span = Window(plan.started_at - config.settling - timedelta(days=config.window_days), window.end)
     labelled = LabelledSpan(span, as_of, _closed(past, span), excluding)
-    rows, why_not = _labelled_rows(config, state, labelled)
+    mismatch = _mismatch(config, state, labelled)
+    rows, why_not = (None, mismatch) if mismatch else _labelled_rows(config, state, labelled)
     evidence = rows.gain(config.performance.primary_metric) if rows else None
     unevaluated = (why_not,) if why_not else ()
+    look = replace(look, mismatch=mismatch)
     found = None
     if evidence is not None and plan.forecast is not None:
         found = verdict.decide_verdict(config.rollout.verdict, plan.forecast, state.evidence, evidence)
@@ -58,6 +61,18 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     breaches = judge_guardrails(config.rollout.guardrails, answers)
     return replace(
         look, guardrails=answers, breaches=breaches, evidence=evidence, verdict=found, unevaluated=unevaluated
+    )
+
+
+def _mismatch(config: ModelConfig, state: RolloutState, at: LabelledSpan) -> str | None:
+    """Return why the units that the step's versions answered are no fair sample of the traffic, in a sentence."""
+    share = state.current.share
+    if share == 0:
+        return None
+    units = rollout_evidence.assigned_units(config, state, at)
+    found = sample_ratio_mismatch(share, *units, config.rollout.control)
+    return found and (
+        f"{found}, so the versions cannot be compared; look for lost logs, and for requests that bypass the split"
     )
 
 

@@ -132,6 +132,8 @@ class RolloutLook:
     verdict: RolloutVerdict | None = None
     unevaluated: tuple[str, ...] = ()
     """Why something was not judged, in sentences."""
+    mismatch: str | None = None
+    """Why the units of this step are no fair sample, so that the versions cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,9 @@ class RolloutState:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the latest verdict allows a promotion."""
+        """Whether the latest verdict allows a promotion; on a mismatched sample none does."""
+        if self.looks and self.looks[-1].mismatch:
+            return False
         return self.verdict is not None and self.verdict.conclusion in ("non_inferior", "superior")
 
     @property
@@ -266,7 +270,8 @@ def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -
 
     A guardrail or a verdict against the challenger ends the rollout, also while it is held. A step ends once the
     challenger has answered `min_units`, `bake_hours` have passed and, where evidence of labels is required, the verdict
-    is non-inferior. Without it by `max_days` or the planned end, the rollout is inconclusive.
+    is non-inferior. Without it by `max_days` or the planned end, the rollout is inconclusive; on a mismatched sample it is
+    inconclusive at once, also after it has passed.
     """
     if any(move.window == look.window.name for move in state.moves):
         return None
@@ -276,6 +281,8 @@ def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -
         against += (look.verdict.reason,)
     if against:
         return _ended(state, look, "returned", against)
+    if look.mismatch and state.status in ("running", "passed"):
+        return _inconclusive(policy, state, look, look.mismatch)
     if state.status != "running":
         return None
     waiting = why_wait(policy, state, look.at)
@@ -283,12 +290,7 @@ def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -
         return _next(state, look)
     if not _is_over(policy, state, look):
         return None
-    if policy.on_inconclusive == "hold":
-        plan = state.plan
-        return RolloutMove(
-            plan.decision_id, plan.version, "held", state.step, look.at, (waiting,), window=look.window.name
-        )
-    return _ended(state, look, "inconclusive", (waiting,))
+    return _inconclusive(policy, state, look, waiting)
 
 
 def why_wait(policy: RolloutPolicy, state: RolloutState, at: datetime) -> str | None:
@@ -328,6 +330,12 @@ def _next(state: RolloutState, look: RolloutLook) -> RolloutMove:
     )
 
 
+def _inconclusive(policy: RolloutPolicy, state: RolloutState, look: RolloutLook, reason: str) -> RolloutMove:
+    """The end without a verdict, or a hold until a person decides."""
+    move = _ended(state, look, "inconclusive", (reason,))
+    return replace(move, status="held", end=None) if policy.on_inconclusive == "hold" else move
+
+
 def _ended(state: RolloutState, look: RolloutLook, end: RolloutEnd, reasons: tuple[str, ...]) -> RolloutMove:
     plan = state.plan
     return RolloutMove(
@@ -359,6 +367,8 @@ def why_not_direct(policy: RolloutPolicy, state: RolloutState | None, action: Ro
     last = state.looks[-1] if state.looks else None
     if action == "advance" and last is not None and last.breaches:
         return f"a guardrail is breached ({last.breaches[0].reason}); a person cannot lift it"
+    if action == "advance" and last is not None and last.mismatch:
+        return f"the versions cannot be compared ({last.mismatch}); a person cannot lift it"
     if action == "advance" and needs_verdict(policy, state) and not state.is_proven:
         reason = state.verdict.reason if state.verdict else "no labels have matured"
         return f"{state.current.name} ends with a verdict: {reason}"

@@ -14,14 +14,19 @@ import pytest
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.evaluation.prediction_log import read_logged
-from tasks.adapters.evaluation.rollout_evidence import measure_answers, measure_labelled, read_arms
+from tasks.adapters.evaluation.rollout_evidence import (
+    assigned_units,
+    measure_answers,
+    measure_labelled,
+    read_arms,
+)
 from tasks.adapters.evaluation.rollout_labels import LabelledSpan, labelled_arms, labelled_pairs
 from tasks.adapters.lake.schemas import conform_labels
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import LatencyComparison
 from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
-from tasks.policy.rollout.stages import Rollout, RolloutStep
+from tasks.policy.rollout.stages import Rollout, RolloutState, RolloutStep
 from tasks.policy.rollout.validation import ValidationPolicy
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.trained_models import prepare_registry
@@ -285,6 +290,34 @@ def test_rows_that_the_champion_answered_for_a_failed_challenger_are_no_arm():
     found = labelled_arms(CONFIG, ROLLOUT, LabelledSpan(SPAN, SPAN.end))
     assert (len(found.champion.y_true), len(found.challenger.y_true)) == (300, 80)
     assert measure_answers(CONFIG, WINDOW, VALIDATION).challenger.refused == 20
+
+
+def in_canary(**changes: Any) -> RolloutState:
+    return RolloutState(replace(ROLLOUT, **changes), step=1, since=WINDOW.start)
+
+
+def test_units_are_counted_where_they_were_assigned():
+    """The challenger failed on 20 of its rows, which the champion answered; shadow rows are of another step."""
+    shadowed(WINDOW, land(CONFIG, WINDOW))
+    table = land(CONFIG, SECOND, seed=1)
+    errors = pa.array(["ValueError"] * 20 + [None] * 80, pa.string())
+    log(SECOND, "2", table.slice(0, 100), 1.0, role="challenger", step=CANARY, error=errors)
+    answered = pa.concat_tables([table.slice(0, 20), table.slice(100)])
+    log(SECOND, "1", answered, 2.0, role="champion", step=CANARY)
+    at = LabelledSpan(SPAN, SPAN.end)
+    assert assigned_units(CONFIG, in_canary(), at) == (COUNT - 100, 100)
+    assert assigned_units(CONFIG, in_canary(), at._replace(excluding=(SECOND.name,))) == (0, 0)
+
+
+def test_a_unit_of_several_rows_is_counted_once_and_rows_without_one_never():
+    table = land(CONFIG, WINDOW)
+    units = pa.array([f"c{row % 10}" if row % 4 else None for row in range(COUNT)], pa.string())
+    log(WINDOW, "2", table.slice(0, 100), 1.0, role="challenger", step=CANARY, unit=units.slice(0, 100))
+    other = pa.array([f"d{row % 30}" if row % 4 else None for row in range(300)], pa.string())
+    log(WINDOW, "1", table.slice(100), 2.0, role="champion", step=CANARY, unit=other)
+    assert assigned_units(CONFIG, in_canary(unit="customer"), LabelledSpan(SPAN, SPAN.end)) == (30, 10)
+    by_row = assigned_units(CONFIG, in_canary(), LabelledSpan(SPAN, SPAN.end))
+    assert by_row == (30 + 75, 10 + 25), "without rollout.unit, a row that names no unit is one"
 
 
 def test_shadow_rows_are_no_arm():
