@@ -56,7 +56,7 @@ def open_rollout(
     if champion in (None, challenger.version) or not config.rollout.steps:
         return None
     _check_startable(config, challenger, champion, validation)
-    supersede(config, request, f"version {challenger.version} was validated by a newer decision")
+    end_rollout(config, request, "superseded", (f"version {challenger.version} was validated by a newer decision",))
     plan = _plan(config, request, challenger, validation)
     ledger.append(config.name, Fact(stages.STARTED, plan, request.as_of, plan.decision_id, request.actor))
     state = RolloutState(plan)
@@ -109,11 +109,7 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     if state is None or mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
         return state
     if not state.is_active:
-        _follow_under_lease(config, state)
-        if state.end is not None and state.end.window == window.name:
-            reports.rollout.publish_rollout_page(config, state)
-        if _is_unannounced(config, state, as_of):
-            _announce_end(config, state)
+        _complete_end(config, state, window, as_of)
         return state
     if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
         _follow_under_lease(config, state)
@@ -135,13 +131,23 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     return _carry_out(config, state, move)
 
 
+def _complete_end(config: ModelConfig, state: RolloutState, window: Window, as_of: datetime) -> None:
+    """Do what the run that ended the rollout may not have done, because it was killed."""
+    _follow_under_lease(config, state)
+    if state.end is not None and state.end.window == window.name:
+        reports.rollout.publish_rollout_page(config, state)
+    if _is_unannounced(config, state, as_of):
+        _announce_end(config, state)
+
+
 def _look(
     config: ModelConfig, state: RolloutState, past: Past, window: Window, as_of: datetime
 ) -> tuple[RolloutState, RolloutMove | None]:
     """Record what the window shows, once; return the state with it, and the move that follows, if any."""
-    look = _recorded_look(state, window)
+    look = next((look for look in state.looks if look.window == window), None)
     look = look or evaluation.rollout_look.look_at(config, state, past, window, as_of)
-    entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, _look_id(state, window)))
+    look_id = digest(state.plan.decision_id, "look", window.name)
+    entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, look_id))
     look = from_json(RolloutLook, entry.body)
     if look not in state.looks:
         state = replace(state, looks=(*state.looks, look))
@@ -233,17 +239,10 @@ def _return_traffic(config: ModelConfig, state: RolloutState, move: RolloutMove)
     return replace(move, reasons=(*move.reasons, answers))
 
 
-def supersede(config: ModelConfig, request: RunRequest, reason: str) -> None:
-    """End a running rollout because a newer decision overtakes it; the caller holds the lease."""
-    state = find_rollout(config)
-    if state is not None and state.is_active:
-        make_move(config, _end(state, "superseded", (reason,), request.as_of, request.actor))
-
-
 def end_rollout(
-    config: ModelConfig, request: RunRequest, decision_id: str, end: RolloutEnd, reasons: tuple[str, ...]
+    config: ModelConfig, request: RunRequest, end: RolloutEnd, reasons: tuple[str, ...], decision_id: str | None = None
 ) -> None:
-    """End the rollout of this decision's challenger, if it is active, with its measured gain; the caller holds the lease."""
+    """End the rollout of this decision's challenger, or the latest one, if it is active; the caller holds the lease."""
     state = find_rollout(config, decision_id)
     if state is not None and state.is_active:
         make_move(config, _end(state, end, reasons, request.as_of, request.actor))
@@ -346,14 +345,6 @@ def _why_overtaken(config: ModelConfig, state: RolloutState) -> str | None:
     except VersionGone as error:  # any other fault of the registry passes, and says nothing about the version
         return f"version {plan.version} is gone: {error}"
     return f"version {plan.version} is {status}" if status in ("quarantined", "rejected") else None
-
-
-def _look_id(state: RolloutState, window: Window) -> str:
-    return digest(state.plan.decision_id, "look", window.name)
-
-
-def _recorded_look(state: RolloutState, window: Window) -> RolloutLook | None:
-    return next((look for look in state.looks if look.window == window), None)
 
 
 def _named(state: RolloutState, move: RolloutMove) -> str:
