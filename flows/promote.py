@@ -73,13 +73,13 @@ def promote(
         return rollout
     approval = approval_of(config, request, challenger, validation)
     if approval.verdict in ("rejected", "expired"):
-        end_rollout(config, request, challenger.decision_id, "aborted", approval.reasons)
+        end_rollout(config, request, "aborted", approval.reasons, challenger.decision_id)
     if approval.verdict not in ("approved", "not_needed"):
         return publish_answer(config, challenger, approval, as_of)
     if rollout is not None and rollout.status == "awaiting_approval":
         return approve_step(config, rollout, request, approval.by)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)
-    end_rollout(config, request, challenger.decision_id, "promoted", ("it passed every step",))
+    end_rollout(config, request, "promoted", ("it passed every step",), challenger.decision_id)
     publish_promotion(config, promotion, as_of, approval.by, approval.comment)
     return promotion
 

@@ -25,7 +25,7 @@ from tasks.record.publication import publish_promotion
 from tasks.rollout.access import admit, check_decision, check_trigger
 from tasks.rollout.lease import with_lease
 from tasks.rollout.promotion import plan_rollback, restore_previous
-from tasks.rollout.steps import supersede
+from tasks.rollout.steps import end_rollout
 
 
 @flow(name="rollback", flow_run_name=run_name("rollback"))
@@ -58,7 +58,7 @@ def rollback(
         return preview_rollback(config, request, plan_rollback(config, champion))
     check_trigger(config, request)
     request = check_decision(config, request, decision_id, champion)
-    supersede(config, request, f"the champion is rolled back: {request.reason}")
+    end_rollout(config, request, "superseded", (f"the champion is rolled back: {request.reason}",))
     promotion = restore_previous(config, request, decision_id, champion)
     publish_promotion(config, promotion, as_of, request.actor, request.reason)
     return promotion

@@ -27,6 +27,12 @@ class Metrics:
         self._errors = Counter(
             "perennial_gateway_failed_rows", "Rows that a version failed to predict.", ARM, registry=self.registry
         )
+        self.shed_rows = Counter(
+            "perennial_gateway_shed_rows",
+            "Rows that a shadow was too slow to predict.",
+            ("model", "version"),
+            registry=self.registry,
+        )
         self._seconds = Histogram(
             "perennial_gateway_prediction_seconds",
             "Seconds in which a version predicts the rows of one request.",

@@ -1,7 +1,7 @@
 """Run the gateway: uvicorn with httptools and uvloop, one process, one core. Start several for several cores.
 
-Three threads work beside the requests: one follows the registry and the split, one writes the log, one lands it. On
-SIGTERM `/ready` refuses first, requests are answered for a while, then the rest finishes and the log lands.
+Four threads work beside the requests: one follows the registry and the split, one predicts with shadows, one writes the
+log, one lands it. On SIGTERM `/ready` refuses first, requests are answered for a while, then the rest finishes and the log lands.
 """
 
 import gc
@@ -32,6 +32,8 @@ POLL_S = 1.0
 FINISH_S = 30
 """Seconds for requests in flight to finish after the server stops to listen."""
 LOCAL = ("127.0.0.1", "::1", "localhost")
+SHADOW_S = 0.02
+"""Seconds between two looks at what waits for a shadow."""
 SWITCH_S = 0.0005
 """Seconds after which a background thread yields to the requests; Python's default is 0.005."""
 
@@ -88,9 +90,14 @@ def run(models: Sequence[str], options: GatewayOptions) -> int:
             server_header=False, date_header=False, timeout_graceful_shutdown=FINISH_S,
         )  # fmt: skip
         with ExitStack() as background:
-            for work, every_s in ((follow, POLL_S), (flush, FLUSH_S), (land, options.land_s)):
+            for work, every_s in (
+                (follow, POLL_S), (shadow, SHADOW_S), (flush, FLUSH_S), (land, options.land_s),
+            ):  # fmt: skip
                 background.enter_context(_repeated(work, gateway, every_s))
             _Server(config, gateway, options.drain_s).run(sockets=[opened])
+        for service in services:
+            service.predict_shadows()
+            service.shadows.clear()
         land(gateway)
     return 0
 
@@ -101,6 +108,12 @@ def follow(gateway: Gateway) -> None:
         service.follower.refresh()
     if gateway.key:
         gateway.key.refresh()
+
+
+def shadow(gateway: Gateway) -> None:
+    """Let shadows predict what was answered since the last call."""
+    for service in gateway.services.values():
+        service.predict_shadows()
 
 
 def flush(gateway: Gateway) -> None:

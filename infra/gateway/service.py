@@ -1,12 +1,13 @@
 """Answer the rows of a request: who answers which row, what happens when a version fails, and what is logged.
 
-A row belongs to the version of its unit. Where the challenger fails, the champion answers in its place, so no client ever
-sees that a challenger is tried. A shadow predicts after the answer was sent, in the same thread, so that its latency
-compares with the champion's.
+A row belongs to the version of its unit. Where the challenger fails, or its prediction is not finite, the champion answers
+in its place, so no client ever sees that a challenger is tried. A shadow predicts after the answer was sent, in a
+thread of this process, so that it delays no client and its latency compares with the champion's.
 """
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,12 @@ from typing import NamedTuple
 from infra.gateway.answer_log import Answer, AnswerLog
 from infra.gateway.metrics import Metrics
 from infra.gateway.requests import Row, is_null, read_id, read_time
+from infra.gateway.shadows import ShadowQueue
 from infra.gateway.trees import Prediction
 from infra.gateway.versions import FAILURES, Follower, ServedVersion, Serving
 from tasks.policy.records.base import CLOCKS_APART
 from tasks.policy.records.errors import FeatureError, RequestRefused
+from tasks.policy.rollout.comparison import MISSING_PREDICTION
 from tasks.policy.rollout.traffic import Role, canonical_unit
 
 logger = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ class Exchange:
     rows: Sequence[Row]
     identities: Sequence[RowIdentity]
     serving: Serving
-    predictions: list[Prediction]
+    predictions: list[Prediction | None]
     answers: list[Answer] = field(default_factory=list)
 
     @property
@@ -57,6 +60,7 @@ class ModelService:
 
     def __init__(self, follower: Follower, log: AnswerLog, metrics: Metrics) -> None:
         self.follower, self.log, self.metrics = follower, log, metrics
+        self.shadows = ShadowQueue(follower.config.name, metrics)
         self._log_once = lru_cache(maxsize=256)(self._log_failure)
 
     def answer(self, rows: Sequence[Row], request_id: str) -> Exchange:
@@ -66,14 +70,15 @@ class ModelService:
             refusal = f"{self.follower.config.name}: nothing answers yet: {self.follower.fault}"
             raise RequestRefused(refusal, HTTPStatus.SERVICE_UNAVAILABLE)
         identities = self._identities(rows, serving.split.unit, request_id)
-        exchange = Exchange(request_id, rows, identities, serving, [math.nan] * len(rows))
+        exchange = Exchange(request_id, rows, identities, serving, [None] * len(rows))
         left: Sequence[int] = range(len(rows))
         try:
             if serving.challenger is not None and serving.split.serves_challenger:
                 roles = [serving.split.role_of(row.unit) for row in identities]
                 own = [number for number in left if roles[number] == "challenger"]
-                if own and self._is_predicted(exchange, serving.challenger, own, "challenger"):
-                    left = [number for number in left if roles[number] == "champion"]
+                if own:
+                    self._try_predict(exchange, serving.challenger, own, "challenger")
+                    left = [number for number, prediction in enumerate(exchange.predictions) if prediction is None]
             if left:
                 self._predict(exchange, serving.champion, left, "champion")
         except RequestRefused:
@@ -83,31 +88,41 @@ class ModelService:
         return exchange
 
     def shadow(self, exchange: Exchange) -> None:
-        """Let the challenger predict the same rows, if it is a shadow; its failure changes nothing."""
-        challenger = exchange.serving.challenger
-        if challenger is not None and exchange.serving.split.shadows_challenger:
+        """Queue the same rows for the challenger, if it is a shadow."""
+        if exchange.serving.challenger is not None and exchange.serving.split.shadows_challenger:
+            self.shadows.put(exchange)
+
+    def predict_shadows(self) -> None:
+        """Let the challenger predict what waits for it, in another thread than the answers; its failure changes nothing."""
+        self.shadows.predict(self._predict_as_shadow)
+
+    def _predict_as_shadow(self, exchange: Exchange) -> None:
+        if exchange.serving.challenger is not None:
             exchange.answers = []
-            self._is_predicted(exchange, challenger, range(len(exchange.rows)), "shadow")
+            self._try_predict(exchange, exchange.serving.challenger, range(len(exchange.rows)), "shadow")
             self.log.extend(exchange.answers)
 
-    def _is_predicted(self, exchange: Exchange, version: ServedVersion, numbers: Sequence[int], role: Role) -> bool:
+    def _try_predict(self, exchange: Exchange, version: ServedVersion, numbers: Sequence[int], role: Role) -> None:
+        """Predict what the version can; rows that it cannot answer are left without a prediction."""
         try:
             self._predict(exchange, version, numbers, role)
         except RequestRefused as refusal:
             logger.debug("%s %s: %s", role, version.number, refusal)
-            return False
-        return True
 
     def _predict(self, exchange: Exchange, version: ServedVersion, numbers: Sequence[int], role: Role) -> None:
-        """Predict the rows with these numbers. Raises RequestRefused; 400 is the request's fault, 500 the model's."""
+        """Predict the rows with these numbers; a prediction that is not finite is missing.
+
+        Raises RequestRefused; 400 is the request's fault, 500 the model's. The champion must answer every row.
+        """
         arm = self.metrics.arm(self.follower.config.name, version.number, role)
         begun = time.perf_counter()
-        found: Sequence[Prediction | None] = [None] * len(numbers)
+        found: list[Prediction | None] = [None] * len(numbers)
         refusal = None
         try:
-            found = version.predict([exchange.rows[number] for number in numbers], numbers)
-            if not all(map(_is_finite, found)):
-                raise ArithmeticError("a prediction is not a finite number")
+            predictions = version.predict([exchange.rows[number] for number in numbers], numbers)
+            if len(predictions) != len(numbers):
+                raise ValueError(f"{len(predictions)} predictions for {len(numbers)} rows")
+            found = [prediction if _is_finite(prediction) else None for prediction in predictions]
         except RequestRefused as fault:
             refusal = fault
             arm.refused.inc(len(numbers))
@@ -119,15 +134,19 @@ class ModelService:
             )
             arm.failed.inc(len(numbers))
         seconds = time.perf_counter() - begun
-        error = None
+        missing, fault_of_row = 0, MISSING_PREDICTION
         if refusal is None:
-            arm.rows.inc(len(numbers))
+            missing = found.count(None)
+            arm.rows.inc(len(numbers) - missing)
             arm.seconds.observe(seconds)
         else:
-            error, found = str(refusal), [None] * len(numbers)
+            fault_of_row = str(refusal)
+        if missing:
+            arm.failed.inc(missing)
+            self._log_once(version.number, role, MISSING_PREDICTION)
         step, request_id, answers = exchange.serving.split.step, exchange.request_id, exchange.answers
         for number, prediction in zip(numbers, found, strict=True):
-            row = exchange.identities[number]
+            row, error = exchange.identities[number], fault_of_row if prediction is None else None
             answers.append(
                 Answer(row.id, row.time, prediction, version.number, role, step, request_id, row.unit, seconds, error)
             )
@@ -135,10 +154,15 @@ class ModelService:
                 exchange.predictions[number] = prediction
         if refusal is not None:
             raise refusal
+        if missing and role == "champion":
+            raise RequestRefused(
+                f"version {version.number} failed: {MISSING_PREDICTION}; see the gateway's log",
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+            )
 
     def _log_failure(self, version: str, role: Role, fault: str) -> None:
         """Log a failure with its traceback; of each kind the first, because a challenger may fail for every request."""
-        logger.error("%s: %s %s fails: %s", self.follower.config.name, role, version, fault, exc_info=True)
+        logger.error("%s: %s %s fails: %s", self.follower.config.name, role, version, fault, exc_info=sys.exc_info()[1])
 
     def _identities(self, rows: Sequence[Row], unit: str | None, request_id: str) -> list[RowIdentity]:
         """Return id, unit and time of each row. Raises RequestRefused for an id or a time that cannot be read."""

@@ -130,16 +130,22 @@ class Follower:
             return None, self.fault.partition(": ")[2]
         try:
             status = registry.tags(self.config.name, number).get("status")
-            return (None, f"challenger {number} is {status}") if status in BARRED else (self._load(number), "")
+            if status in BARRED:
+                return None, f"challenger {number} is {status}"
+            return self._load(number, split.shadows_challenger), ""
         except FAILURES as error:
             self._failed_at[number] = time.monotonic()
             return None, f"challenger {number} cannot be loaded: {error}"
 
-    def _load(self, number: str) -> ServedVersion:
+    def _load(self, number: str, as_shadow: bool = False) -> ServedVersion:
+        """Return the version, as it is loaded already in this role: a shadow predicts in a thread of its own."""
         loaded = self.serving
-        for known in (loaded.champion, loaded.challenger) if loaded else ():
-            if known is not None and known.number == number:
-                return known
+        if loaded is not None:
+            shadow = loaded.challenger if loaded.split.shadows_challenger else None
+            known = (shadow,) if as_shadow else (loaded.champion, None if shadow else loaded.challenger)
+            for each in known:
+                if each is not None and each.number == number:
+                    return each
         version = registry.version(self.config.name, number)
         scorer = registry.version_files.load_scorer(version, self.config.training.estimator)
         return ServedVersion.of(number, scorer)

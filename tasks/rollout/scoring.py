@@ -1,8 +1,8 @@
 """Score a window and write the predictions to the lake, where monitoring reads them.
 
 The champion answers every row. During a rollout the challenger predicts the same rows as a shadow, or answers the rows of
-its units. Where it cannot answer, the champion does, and the log says so. Rows are scored in batches of the size that an
-online service would receive, which makes latencies comparable.
+its units. Where it cannot answer, the champion does, and the log says so. Both versions are timed on the same batches, in
+turn: what else the machine does then slows both alike.
 """
 
 import time
@@ -18,12 +18,15 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
-from tasks.policy.records.reports import ChallengerScoring, Latency, Scoring, Snapshot
-from tasks.policy.rollout.comparison import invalid_rows, missing_rows
+from tasks.policy.records.reports import ChallengerScoring, Latency, LatencyComparison, Scoring, Snapshot
+from tasks.policy.rollout.comparison import MISSING_PREDICTION, invalid_rows, missing_rows
+from tasks.policy.rollout.guardrails import MIN_TIMED
 from tasks.policy.rollout.traffic import Role, TrafficSplit
 from tasks.policy.statistics.metrics import Floats
 
 BATCH_ROWS = 256
+TIMED_BATCHES, TIMING_S = 20, 60.0
+"""Batches of each window that both versions are timed on, and the seconds after which `MIN_TIMED` of them are enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class _Answers:
     @property
     def answered(self) -> NDArray[np.bool_]:
         """Mask of the rows with a prediction that can be served."""
-        return np.array([error is None for error in self.errors], bool) & ~missing_rows(self.predictions)
+        return np.array([error is None for error in self.errors], bool)
 
 
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing
@@ -65,14 +68,17 @@ def score_window(
         served_by_challenger[assigned] = trial.answered
     served = ~served_by_challenger if split.serves_challenger else np.ones(len(rows), bool)
     answers = _champion(config, champion, rows.filter(pa.array(served)))
-    parts = [_logged(config, rows.filter(pa.array(served)), answers, "champion", split.step)]
+    parts = [_logged(config, rows.filter(pa.array(served)), answers, "champion", split)]
     role: Role = "challenger" if split.serves_challenger else "shadow"
     if trial is not None:
-        parts.append(_logged(config, rows.filter(pa.array(assigned)), trial, role, split.step))
+        parts.append(_logged(config, rows.filter(pa.array(assigned)), trial, role, split))
     landed = lake.land_predictions(config, snapshot.window, champion.version, pa.concat_tables(parts))
     beside = None
-    if trial is not None:
-        beside = ChallengerScoring(trial.version, role, split.step, int(assigned.sum()), _latency(trial.seconds))
+    if challenger is not None and trial is not None:
+        compared = _compare_latencies(config, (champion, challenger), rows.filter(pa.array(assigned)))
+        beside = ChallengerScoring(
+            trial.version, role, split.step, int(assigned.sum()), _latency(trial.seconds), compared
+        )
     scoring = Scoring(snapshot.window, champion.version, landed, len(rows), _latency(answers.seconds), beside)
     get_run_logger().info(
         "scoring: %d rows with version %s, p99 %.4f s per %d rows%s",
@@ -110,7 +116,7 @@ def _champion(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _An
 def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
     """Return the challenger's answers; what it cannot answer is a finding, not an error of this run.
 
-    A prediction that is not finite is logged as it is: the guardrails count it as missing, with a limit of its own.
+    A prediction that is not finite is missing, for which the guardrails have a limit of its own.
     """
     faults: list[str] = []
 
@@ -128,8 +134,11 @@ def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answe
     wide = max((part.shape[1:] for part in parts), default=())
     parts = [part if part.shape[1:] == wide else np.full((len(part), *wide), np.nan) for part in parts]
     predictions = np.concatenate(parts) if parts else np.empty(0)
-    invalid = invalid_rows(predictions, config.task) & ~missing_rows(predictions)
-    errors = [fault or ("not a probability" if bad else None) for fault, bad in zip(faults, invalid, strict=True)]
+    missing, invalid = missing_rows(predictions), invalid_rows(predictions, config.task)
+    errors = [
+        fault or (MISSING_PREDICTION if lost else "not a probability" if bad else None)
+        for fault, lost, bad in zip(faults, missing, invalid, strict=True)
+    ]
     return _Answers(version.version, predictions, errors, seconds)
 
 
@@ -143,9 +152,35 @@ def _timed(predict: Callable[[pa.Table], Floats], rows: pa.Table) -> tuple[list[
     return seconds, parts
 
 
-def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, step: str) -> pa.Table:
-    """Return the log's rows of one version."""
+def _compare_latencies(
+    config: ModelConfig, versions: tuple[ModelVersion, ModelVersion], rows: pa.Table
+) -> LatencyComparison | None:
+    """Time champion and challenger on the same batches, each first in every other one; None without rows.
+
+    Few rows are timed more than once: the number of batches decides how small a difference can be shown.
+    """
+    if not len(rows):
+        return None
+    size = min(BATCH_ROWS, max(1, len(rows) // TIMED_BATCHES))
+    seconds: dict[str, list[float]] = {version.version: [] for version in versions}
+    begun = time.perf_counter()
+    for number in range(TIMED_BATCHES):
+        batch = rows.slice(number * size % len(rows), size)
+        for version in versions if number % 2 == 0 else versions[::-1]:
+            started = time.perf_counter()
+            evaluation.challenger.try_predict_rows(version, batch, config.training.estimator)
+            seconds[version.version].append(round(time.perf_counter() - started, 6))
+        if number + 1 >= MIN_TIMED and time.perf_counter() - begun > TIMING_S:
+            break
+    return LatencyComparison(*(tuple(seconds[version.version]) for version in versions))
+
+
+def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, split: TrafficSplit) -> pa.Table:
+    """Return the log's rows of one version, with their units where these are not their ids."""
     ids, times, count = rows.column(config.columns.key), rows.column(config.columns.time), len(rows)
+    units = {}
+    if split.serves_challenger and split.unit is not None:
+        units["unit"] = models.encoding.category_texts(rows.column(split.unit))
     predicted = answers.predictions
     return pa.table(
         {
@@ -154,9 +189,10 @@ def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, 
             "prediction": predicted if predicted.ndim == 1 else pa.array(list(predicted), pa.list_(pa.float64())),
             "model_version": pa.array([answers.version] * count, pa.string()),
             "role": pa.array([role] * count, pa.string()),
-            "step": pa.array([step] * count, pa.string()),
+            "step": pa.array([split.step] * count, pa.string()),
             "error": pa.array(answers.errors, pa.string()),
         }
+        | units
     )
 
 

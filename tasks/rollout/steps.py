@@ -5,7 +5,7 @@ all traffic to the champion comes first, because it must not wait for anything. 
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect.logging import get_run_logger
 
@@ -24,6 +24,8 @@ from tasks.policy.rollout.verdict import horizon_warning
 
 PATIENCE_S = 60.0
 SYSTEM = "perennial"
+NEWS = timedelta(days=7)
+"""How long after the end of a rollout people are still notified of it, where the run that ended it was killed."""
 
 
 def find_rollout(config: ModelConfig, decision_id: str | None = None) -> RolloutState | None:
@@ -57,7 +59,7 @@ def open_rollout(
     if champion in (None, challenger.version) or not config.rollout.steps:
         return None
     _check_startable(config, challenger, champion, validation)
-    supersede(config, request, f"version {challenger.version} was validated by a newer decision")
+    end_rollout(config, request, "superseded", (f"version {challenger.version} was validated by a newer decision",))
     plan = _plan(config, request, challenger, validation)
     ledger.append(config.name, Fact(stages.STARTED, plan, request.as_of, plan.decision_id, request.actor))
     state = RolloutState(plan)
@@ -111,9 +113,7 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     if state is None or mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
         return state
     if not state.is_active:
-        _follow_under_lease(config, state)
-        if state.end is not None and state.end.window == window.name:
-            _publish_page(config, state)
+        _complete_end(config, state, window, as_of)
         return state
     if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
         _follow_under_lease(config, state)
@@ -135,13 +135,23 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     return _carry_out(config, state, move)
 
 
+def _complete_end(config: ModelConfig, state: RolloutState, window: Window, as_of: datetime) -> None:
+    """Do what the run that ended the rollout may not have done, because it was killed."""
+    _follow_under_lease(config, state)
+    if state.end is not None and state.end.window == window.name:
+        _publish_page(config, state)
+    if _is_unannounced(config, state, as_of):
+        _announce_end(config, state)
+
+
 def _look(
     config: ModelConfig, state: RolloutState, past: Past, window: Window, as_of: datetime
 ) -> tuple[RolloutState, RolloutMove | None]:
     """Record what the window shows, once; return the state with it, and the move that follows, if any."""
-    look = _recorded_look(state, window)
+    look = next((look for look in state.looks if look.window == window), None)
     look = look or evaluation.rollout_look.look_at(config, state, past, window, as_of)
-    entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, _look_id(state, window)))
+    look_id = digest(state.plan.decision_id, "look", window.name)
+    entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, look_id))
     look = from_json(RolloutLook, entry.body)
     if look not in state.looks:
         state = replace(state, looks=(*state.looks, look))
@@ -222,10 +232,13 @@ def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
     made = from_json(RolloutMove, entry.body)
     state = state if made in state.moves else state.moved(made)
     _follow(config, state)
-    ready = made.status in ("passed", "awaiting_approval")
-    event = "rollout.ready" if ready else "rollout.ended" if made.status == "ended" else "rollout.advanced"
     get_run_logger().info("rollout: version %s %s: %s", state.plan.version, _named(state, made), made.reasons[0])
-    _publish(config, state, event, made.reasons, made.at)
+    if state.end is not None:
+        reports.rollout.publish_rollout_page(config, state)
+        _announce_end(config, state)
+        return state
+    events = {"passed": "rollout.ready", "awaiting_approval": "rollout.ready", "held": "rollout.held"}
+    _publish(config, state, events.get(made.status, "rollout.advanced"), made.reasons, made.at)
     return state
 
 
@@ -233,7 +246,7 @@ def _return_traffic(config: ModelConfig, state: RolloutState, move: RolloutMove)
     """Send all traffic to the champion, ask who answers, and quarantine the challenger."""
     plan = state.plan
     try:
-        _set_split(config, replace(state, status="ended"))
+        _follow(config, replace(state, status="ended"))
     finally:  # a quarantined version answers nothing, even where the split cannot be written
         registry.tag(
             config.name, plan.version, status="quarantined", quarantined_by=move.by, quarantine_reason=move.reasons[0]
@@ -244,17 +257,10 @@ def _return_traffic(config: ModelConfig, state: RolloutState, move: RolloutMove)
     return replace(move, reasons=(*move.reasons, answers))
 
 
-def supersede(config: ModelConfig, request: RunRequest, reason: str) -> None:
-    """End a running rollout because a newer decision overtakes it; the caller holds the lease."""
-    state = find_rollout(config)
-    if state is not None and state.is_active:
-        make_move(config, _end(state, "superseded", (reason,), request.as_of, request.actor))
-
-
 def end_rollout(
-    config: ModelConfig, request: RunRequest, decision_id: str, end: RolloutEnd, reasons: tuple[str, ...]
+    config: ModelConfig, request: RunRequest, end: RolloutEnd, reasons: tuple[str, ...], decision_id: str | None = None
 ) -> None:
-    """End the rollout of this decision's challenger, if it is active, with its measured gain; the caller holds the lease."""
+    """End the rollout of this decision's challenger, or the latest one, if it is active; the caller holds the lease."""
     state = find_rollout(config, decision_id)
     if state is not None and state.is_active:
         make_move(config, _end(state, end, reasons, request.as_of, request.actor))
@@ -308,10 +314,6 @@ def _end(state: RolloutState, end: RolloutEnd, reasons: tuple[str, ...], at: dat
 
 def _follow(config: ModelConfig, state: RolloutState) -> None:
     """Let the traffic follow the ledger. A passed rollout keeps its last step until `promote` moves the aliases."""
-    _set_split(config, state)
-
-
-def _set_split(config: ModelConfig, state: RolloutState) -> None:
     split = state.split(config.name)
     if state.status != "ended" or traffic.read_split(config.name).challenger is not None:
         traffic.write_split(split)
@@ -322,6 +324,10 @@ def _set_split(config: ModelConfig, state: RolloutState) -> None:
 
 def _publish(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
     _publish_page(config, state)
+    _announce(config, state, event, reasons, at)
+
+
+def _announce(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
     handover = Handover(config.name, state.plan.decision_id, reasons, at, state.plan.version)
     orchestration.events.announce(event, config.name, handover.payload())
 
@@ -343,12 +349,26 @@ def publish_rollouts(config: ModelConfig) -> None:
         reports.rollout.publish_rollout_page(config, state)
 
 
+def _announce_end(config: ModelConfig, state: RolloutState) -> None:
+    """Notify people of the end, then record that they were: a run that is killed in between notifies them twice."""
+    if state.end is not None:
+        _announce(config, state, "rollout.ended", state.end.reasons, state.end.at)
+        fact = Fact(stages.ANNOUNCED, state.end.reasons[0], state.end.at, state.plan.decision_id)
+        ledger.append(config.name, fact)
+
+
+def _is_unannounced(config: ModelConfig, state: RolloutState, as_of: datetime) -> bool:
+    """Whether the run that ended the rollout was killed before it notified people; older ends are no news."""
+    if state.end is None or state.is_announced:
+        return False
+    return as_of - state.end.at <= max(NEWS, timedelta(days=2 * config.window_days))
+
+
 def _remind(config: ModelConfig, state: RolloutState) -> None:
     """Announce again that a rollout is ready for `promote`; the first announcement may have been lost."""
     if state.status in ("passed", "awaiting_approval"):
         last = state.moves[-1]
-        handover = Handover(config.name, state.plan.decision_id, last.reasons, last.at, state.plan.version)
-        orchestration.events.announce("rollout.ready", config.name, handover.payload())
+        _announce(config, state, "rollout.ready", last.reasons, last.at)
 
 
 def _why_overtaken(config: ModelConfig, state: RolloutState) -> str | None:
@@ -361,14 +381,6 @@ def _why_overtaken(config: ModelConfig, state: RolloutState) -> str | None:
     except VersionGone as error:  # any other fault of the registry passes, and says nothing about the version
         return f"version {plan.version} is gone: {error}"
     return f"version {plan.version} is {status}" if status in ("quarantined", "rejected") else None
-
-
-def _look_id(state: RolloutState, window: Window) -> str:
-    return digest(state.plan.decision_id, "look", window.name)
-
-
-def _recorded_look(state: RolloutState, window: Window) -> RolloutLook | None:
-    return next((look for look in state.looks if look.window == window), None)
 
 
 def _named(state: RolloutState, move: RolloutMove) -> str:

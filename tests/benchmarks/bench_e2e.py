@@ -239,7 +239,16 @@ def _check_rollout() -> None:
     from tasks.policy.records.base import Window
 
     kinds = [entry.kind for entry in ledger.entries(NAME) if entry.kind.startswith("rollout.")]
-    expected = ["started", "looked", "moved", "moved", "looked", "moved", "ended"]  # waits, approved, passed
+    expected = [
+        "started",
+        "looked",
+        "moved",
+        "moved",
+        "looked",
+        "moved",
+        "ended",
+        "announced",
+    ]  # waits, approved, passed
     if kinds != [f"rollout.{kind}" for kind in expected]:
         raise NothingHappened(f"the ledger has {kinds}, expected {expected}")
     config, faults = load_model_config(NAME), ledger.verify(NAME).problems

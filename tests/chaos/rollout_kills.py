@@ -53,16 +53,16 @@ SCENARIOS = {
     ),
     "return": Scenario(
         "{feedback: false}",
-        "ended", "returned", ("none", 0.0), "quarantined", UNPROMOTED, ("started", "looked", "ended"), broken=True,
+        "ended", "returned", ("none", 0.0), "quarantined", UNPROMOTED, ("started", "looked", "ended", "announced"), broken=True,
     ),
     "end": Scenario(
         "{feedback: false, min_units: 100000, max_days: 1}",
-        "ended", "inconclusive", ("none", 0.0), "registered", UNPROMOTED, ("started", "looked", "ended"),
+        "ended", "inconclusive", ("none", 0.0), "registered", UNPROMOTED, ("started", "looked", "ended", "announced"),
     ),
     "promotion": Scenario(
         "{feedback: false}",
         "ended", "promoted", ("none", 0.0), "champion", (("champion", "2"), ("previous", "1")),
-        ("started", "looked", "moved", "ended"), flow="promote",
+        ("started", "looked", "moved", "ended", "announced"), flow="promote",
     ),
 }  # fmt: skip
 WRITE, PAGE = "tasks.adapters.traffic.split_store.write_split", "tasks.adapters.reports.rollout.publish_rollout_page"
@@ -75,6 +75,7 @@ KILLS = {
     "return: traffic returned, version not quarantined": f"{WRITE} after 1",
     "return: quarantined, end not in the ledger": "tasks.adapters.registry.versions.tag after 1",
     "return: end in the ledger, not announced": f"{PAGE} before 1",
+    "return: end announced, not recorded as announced": "tasks.adapters.orchestration.events.announce after 1",
     "end: end in the ledger, traffic not written": f"{WRITE} before 1",
     "promotion: champion moved, challenger not": "mlflow.tracking.client.MlflowClient.delete_registered_model_alias before 1",
     "promotion: aliases moved, rollout not ended": "tasks.rollout.promotion.promote_challenger after 1",

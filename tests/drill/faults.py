@@ -55,7 +55,7 @@ FAULTS = (
     Fault("worse", _worse, ("verdict", "confidence", "slices")),
     Fault("slow", _slow, ("latency",)),
     Fault("raises on 10 % of rows", _raises, ("errors",)),
-    Fault("answers NaN on 5 % of rows", lambda p, row, place: math.nan if place < 0.05 else p, ("missing", "errors")),
+    Fault("answers NaN on 5 % of rows", lambda p, row, place: math.nan if place < 0.05 else p, ("missing",)),
     Fault("answers a constant", lambda prediction, row, place: 4.0, ("constant", "confidence", "verdict")),
     Fault(
         "wrong in one region",

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from deployments.config.model import load_model_config
 from tasks.adapters import registry
+from tasks.policy.rollout.comparison import MISSING_PREDICTION
 from tests.drill.faults import Raised, Row, apply_fault
 from tests.support.haproxy import ModelServer, Refused
 
@@ -39,6 +40,7 @@ class VersionServer(ModelServer):
         begun, error, prediction = time.perf_counter(), None, math.nan
         try:
             prediction = self._predict(rows[0])
+            error = None if math.isfinite(prediction) else MISSING_PREDICTION
         except Raised as raised:
             error = str(raised)
         entry = {
@@ -53,7 +55,7 @@ class VersionServer(ModelServer):
             self.log.write(json.dumps(entry) + "\n")
             self.log.flush()
         if not math.isfinite(prediction):
-            raise Refused(error or "the prediction is not finite")
+            raise Refused(str(error))
         return {"predictions": [prediction]}
 
     def _predict(self, row: Row) -> float:

@@ -14,13 +14,14 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.rollout import rollout
 from flows.score import score
-from tasks.adapters import evaluation, lake, ledger, registry, reports, traffic
+from tasks.adapters import evaluation, lake, ledger, orchestration, registry, reports, traffic
 from tasks.adapters.orchestration.runs import run_as
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
-from tasks.policy.rollout.stages import RolloutState, rollout_state
+from tasks.policy.rollout.stages import ANNOUNCED, RolloutState, rollout_state
+from tasks.rollout import scoring
 from tasks.rollout.steps import carry_on, publish_rollouts
 from tests.support.small_model import rows, write_model
 
@@ -76,7 +77,7 @@ def test_a_shadow_becomes_champion_by_its_verdict(tmp_path, begin):
     assert (champion(), state().end.end, traffic.read_split("small").challenger) == ("2", "promoted", None)
     kinds = [entry.kind for entry in ledger.entries("small")]
     assert [kind for kind in kinds if kind.startswith("rollout.")] == [
-        "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended",
+        "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended", "rollout.announced",
     ]  # fmt: skip
     assert promote(model, until=utc("2024-01-27")) == promotion
     serve(model, 29)
@@ -117,6 +118,34 @@ def test_a_replay_publishes_its_rollouts_at_the_end_only(tmp_path, begin, monkey
     assert page.exists()
 
 
+def test_a_mismatched_sample_ends_the_rollout_without_a_verdict(tmp_path, begin, monkeypatch):
+    """Half of the challenger's units bypass the split."""
+    model = begin_rollout(begin, tmp_path, **CANARY)
+    serve(model, 27)
+    assigned = scoring._assigned
+
+    def half(config, rows, split):
+        mask = assigned(config, rows, split)
+        return mask & (np.arange(len(mask)) % 2 == 0) if split.serves_challenger else mask
+
+    monkeypatch.setattr(scoring, "_assigned", half)
+    announced, announce = [], orchestration.events.announce
+
+    def listen(event, name, payload):
+        announced.append((event, payload.get("reasons", [""])[0]))
+        announce(event, name, payload)
+
+    monkeypatch.setattr(orchestration.events, "announce", listen)
+    serve(model, 29)
+    reason = state().end.reasons[0]
+    assert (state().end.end, reason[:22]) == ("inconclusive", "sample ratio mismatch:")
+    assert (state().looks[-1].verdict, traffic.read_split("small").challenger) == (None, None)
+    assert ("rollout.ended", reason) in announced
+    assert "ample ratio mismatch" in reports.page.rollout_path("small", state().plan).read_text()
+    with pytest.raises(PromotionRefused, match="sample ratio mismatch"):
+        promote(model, until=utc("2024-01-29"))
+
+
 def test_the_champion_is_judged_on_its_own_rows(tmp_path, begin):
     model = begin_rollout(begin, tmp_path, **CANARY)
     serve(model, 27)
@@ -154,6 +183,8 @@ def test_a_challenger_that_cannot_answer_is_returned_in_the_same_run(tmp_path, b
     monkeypatch.setattr(evaluation.challenger, "try_predict_rows", broken)
     serve(model, 29)
     assert state().end.end == "returned"
+    breached = [breach.guardrail for breach in state().looks[-1].breaches]
+    assert breached == (["errors"] if fault == "raises" else ["missing"])
     assert traffic.read_split("small").challenger is None
     assert registry.tags("small", "2")["status"] == "quarantined"
     served = [role for _, role in logged(model, 29) if role == "champion"]
@@ -275,6 +306,34 @@ def test_traffic_follows_an_end_whose_run_was_killed(tmp_path, begin, monkeypatc
     assert (state().end.end, traffic.read_split("small").challenger) == ("inconclusive", "2")
     monitor(model, until=utc("2024-01-27"))
     assert traffic.read_split("small").challenger is None
+
+
+def test_people_are_notified_of_an_end_whose_run_was_killed(tmp_path, begin, monkeypatch):
+    """At the next window: nobody runs the killed run again. Nobody is notified twice after that."""
+    inconclusive = {"rollout: {mode: none}": "rollout: {feedback: false, min_units: 100000, max_days: 1}"}
+    model = begin_rollout(begin, tmp_path, **inconclusive)
+    score(model, until=utc("2024-01-27"))
+    run_killed(monkeypatch, reports.rollout, "publish_rollout_page", monitor, model, 27)
+    assert (state().end.end, state().is_announced) == ("inconclusive", False)
+    announced, announce = [], orchestration.events.announce
+
+    def listen(event, name, payload):
+        announced.append((event, payload.get("champion")))
+        announce(event, name, payload)
+
+    monkeypatch.setattr(orchestration.events, "announce", listen)
+    with monkeypatch.context() as patch:
+        append = ledger.append
+        patch.setattr(ledger, "append", lambda name, fact: append(name, fact) if fact.kind != ANNOUNCED else 1 / 0)
+        score(model, until=utc("2024-01-29"))
+        with pytest.raises(ZeroDivisionError):
+            monitor(model, until=utc("2024-01-29"))
+    assert ("rollout.ended", "2") in announced
+    announced.clear()
+    for _ in range(2):
+        monitor(model, until=utc("2024-01-29"))
+    assert announced.count(("rollout.ended", "2")) == 1
+    assert state().is_announced
 
 
 def test_a_killed_return_is_a_return_at_the_next_window(tmp_path, begin, monkeypatch):

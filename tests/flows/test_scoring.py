@@ -1,7 +1,7 @@
 """Scoring a window: predictions, idempotent storage and measured latency."""
 
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +11,13 @@ from prefect.logging import disable_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.evaluation import challenger as trial
+from tasks.adapters.evaluation.rollout_evidence import measure_answers
 from tasks.adapters.registry import version_files
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Scoring, Snapshot
+from tasks.policy.rollout.comparison import MISSING_PREDICTION
+from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.rollout.scoring import score_window
 from tests.support.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
@@ -73,7 +76,7 @@ def test_empty_window_is_not_scored():
     assert (scoring.rows, scoring.latency.p99_s) == (0, 0.0)
 
 
-def test_a_missing_prediction_is_no_error(monkeypatch):
+def test_a_missing_prediction_is_no_refusal(monkeypatch):
     """The guardrails have a limit of their own for predictions that are not finite; the champion answers instead."""
     config = make_config()
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=300, window=HOLDOUT))
@@ -91,10 +94,38 @@ def test_a_missing_prediction_is_no_error(monkeypatch):
         scoring = score_window.fn(config, snapshot, champion, split, challenger)
     logged = lake.read_predictions(config, HOLDOUT).to_pandas()
     tried = logged[logged["role"] == "challenger"]
-    assert tried["error"].dropna().unique().tolist() == ["not a probability"]
-    assert int((tried["prediction"].isna() & tried["error"].isna()).sum()) == 2, "one in each of two batches"
+    assert tried["error"].value_counts().to_dict() == {MISSING_PREDICTION: 2, "not a probability": 2}, "two batches"
+    assert tried["error"][tried["prediction"].isna()].unique().tolist() == [MISSING_PREDICTION]
     assert int((logged["role"] == "champion").sum()) == 4
     assert (scoring.latency.batches, scoring.challenger.latency.batches) == (1, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 700])
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_slow_challenger_is_found_in_one_window_of_any_size(monkeypatch, rows, slow):
+    """A batch model has one batch of 256 rows a window, or a few; both versions are timed on 20 smaller ones."""
+    config = make_config()
+    snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=rows, window=HOLDOUT))
+    champion, challenger = register(make_config(), "one"), register(make_config(), "two", turn=-1.0)
+    predict, sizes = trial.try_predict_rows, []
+
+    def slowly(version, rows, estimator):
+        sizes.append(len(rows))
+        if slow and version.version == "2":
+            sleep(0.2)
+        return predict(version, rows, estimator)
+
+    monkeypatch.setattr(trial, "try_predict_rows", slowly)
+    split = TrafficSplit(config.name, "1", "2", "shadow", step="shadow")
+    with disable_run_logger():
+        scoring = score_window.fn(config, snapshot, champion, split, challenger)
+    assert sizes[-40:] == [max(1, rows // 20)] * 40
+    compared = scoring.challenger.compared
+    assert (len(compared.champion), len(compared.challenger)) == (20, 20)
+    assert from_json(Scoring, to_json(scoring)) == scoring
+    validation = ValidationReport("2", "1", "pass", (), (), 1000)
+    found = judge_guardrails(Guardrails(), measure_answers(config, HOLDOUT, validation, compared))
+    assert [breach.guardrail for breach in found if breach.guardrail == "latency"] == ["latency"] * slow
 
 
 def test_units_of_a_part_of_the_id_stay_with_one_version():
@@ -114,5 +145,6 @@ def test_units_of_a_part_of_the_id_stay_with_one_version():
     for key, version in zip(log["id"].to_pylist(), log["model_version"].to_pylist(), strict=True):
         versions.setdefault(key.split("+")[0].strip('["'), set()).add(version)
     assert {len(each) for each in versions.values()} == {1}
+    assert set(log["unit"].to_pylist()) == {f"c{number}" for number in range(40)}
     assert 0 < scoring.challenger.rows < 600
     assert {version for each in versions.values() for version in each} == {"1", "2"}

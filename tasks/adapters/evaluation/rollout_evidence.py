@@ -3,7 +3,7 @@
 What needs no labels is measured as soon as a window is scored; calibration and slices once their labels are due.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +12,20 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.evaluation.prediction_log import ArmRows, arms_of, finite_answers, inside, predictions_of
-from tasks.adapters.evaluation.rollout_labels import LabelledArms, LabelledPairs
+from tasks.adapters.evaluation.rollout_labels import LabelledArms, LabelledPairs, LabelledSpan
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
-from tasks.policy.records.reports import Latency
-from tasks.policy.rollout.comparison import shares_in
-from tasks.policy.rollout.guardrails import ArmStatistics, GuardrailEvidence, LabelledEvidence, gain_in_slice
+from tasks.policy.records.reports import LatencyComparison
+from tasks.policy.rollout.comparison import MISSING_PREDICTION, shares_in
+from tasks.policy.rollout.guardrails import (
+    ArmStatistics,
+    GuardrailEvidence,
+    Guardrails,
+    LabelledEvidence,
+    gain_in_slice,
+    slow_answers,
+)
+from tasks.policy.rollout.stages import RolloutState
 
 
 def read_arms(config: ModelConfig, span: Window, champion: str, challenger: str) -> ArmRows:
@@ -29,31 +37,35 @@ def read_arms(config: ModelConfig, span: Window, champion: str, challenger: str)
 
 
 def measure_answers(
-    config: ModelConfig, span: Window, validation: ValidationReport, latencies: Mapping[str, Latency] | None = None
+    config: ModelConfig, span: Window, validation: ValidationReport, timings: LatencyComparison | None = None
 ) -> GuardrailEvidence | None:
     """Measure what needs no labels, for both versions of a validation; None if the challenger answered nothing.
 
-    `latencies` are those of batch scoring by version; without them, the column `latency_s` of the log is used.
+    `timings` are those of batch scoring; without them, the column `latency_s` of the log is used.
     """
     champion, challenger = validation.champion or "none", validation.challenger
     arms = read_arms(config, span, champion, challenger)
     if not len(arms.challenger):
         return None
-    timed = latencies or {}
-    return GuardrailEvidence(
+    answers = GuardrailEvidence(
         span,
-        arm_statistics(champion, arms.champion, validation.champion_predictions, timed.get(champion)),
-        arm_statistics(challenger, arms.challenger, validation.challenger_predictions, timed.get(challenger)),
+        arm_statistics(champion, arms.champion, validation.champion_predictions),
+        arm_statistics(challenger, arms.challenger, validation.challenger_predictions),
     )
+    if timings is None:
+        timings = LatencyComparison(_seconds(arms.champion), _seconds(arms.challenger))
+    return _with_latencies(answers, config.rollout.guardrails, timings)
 
 
-def arm_statistics(
-    version: str, log: pa.Table, validation: PredictionHistogram | None = None, latency: Latency | None = None
-) -> ArmStatistics:
-    """Summarise the rows that one version answered or refused. A row with an `error` was refused."""
-    refused = int(pc.sum(pc.is_valid(log["error"])).as_py() or 0) if "error" in log.column_names else 0
+def arm_statistics(version: str, log: pa.Table, validation: PredictionHistogram | None = None) -> ArmStatistics:
+    """Summarise the rows that one version answered or refused.
+
+    A row with an error was refused, except where the error is that its prediction is missing.
+    """
+    refused = 0
+    if "error" in log.column_names:
+        refused = int(pc.sum(pc.not_equal(log["error"].cast(pa.string()), MISSING_PREDICTION)).as_py() or 0)
     y_pred = predictions_of(finite_answers(log)["prediction"])
-    p95_s, timed = (latency.p95_s, latency.batches) if latency else _latency(log)
     counts = np.unique(y_pred, axis=0, return_counts=True)[1]
     return ArmStatistics(
         version=version,
@@ -61,11 +73,55 @@ def arm_statistics(
         refused=refused,
         missing=len(log) - refused - len(y_pred),
         most_common_share=float(counts.max() / len(y_pred)) if len(y_pred) else 0.0,
-        latency_p95_s=p95_s,
         histogram=shares_in(validation.edges, y_pred) if validation else (),
         validation=validation,
-        timed=timed,
     )
+
+
+def _with_latencies(answers: GuardrailEvidence, policy: Guardrails, timings: LatencyComparison) -> GuardrailEvidence:
+    old, new = np.array(timings.champion), np.array(timings.challenger)
+    if not len(old) or not len(new):
+        return answers
+    p95_s = [float(np.quantile(each, 0.95)) for each in (old, new)]
+    return replace(
+        answers,
+        champion=replace(answers.champion, latency_p95_s=p95_s[0], timed=len(old)),
+        challenger=replace(
+            answers.challenger, latency_p95_s=p95_s[1], timed=len(new), slow=slow_answers(policy, old, new)
+        ),
+    )
+
+
+def assigned_units(config: ModelConfig, state: RolloutState, at: LabelledSpan) -> tuple[int, int]:
+    """Count the units of the current step that belong to (the champion, the challenger), as the log shows.
+
+    A unit that the champion answered because the challenger failed belongs to the challenger. Left out are rows without a
+    unit, which always get the champion, and windows in which the challenger had no row: it may not have been tried yet.
+    """
+    plan = state.plan
+    units: tuple[list[pa.Array], list[pa.Array]] = ([], [])
+    for window in lake.predicted_windows(config, at.span):
+        log = inside(lake.read_predictions(config, window), "time", at.span)
+        if window.name in at.excluding or "step" not in log.column_names:
+            continue
+        arms = arms_of(
+            log.filter(pc.equal(log["step"].cast(pa.string()), state.current.name)), plan.champion, plan.version
+        )
+        if len(arms.challenger):
+            for found, arm in zip(units, arms, strict=True):
+                found.extend(_units(arm, plan.unit).chunks)
+    champion, challenger = (pc.unique(pa.chunked_array(found, pa.string())) for found in units)
+    tried = int(pc.sum(pc.is_in(champion, challenger)).as_py() or 0)
+    return len(champion) - tried, len(challenger)
+
+
+def _units(arm: pa.Table, column: str | None) -> pa.ChunkedArray:
+    """Return the known units of the rows: as logged, or the row's id where that is the unit."""
+    units = arm["unit"].cast(pa.string()) if "unit" in arm.column_names else pa.nulls(len(arm), pa.string())
+    if column is None:
+        units = pc.coalesce(units, arm["id"].cast(pa.string()))
+    found = units if isinstance(units, pa.ChunkedArray) else pa.chunked_array([units])
+    return found.drop_null()
 
 
 def measure_labelled(config: ModelConfig, labelled: LabelledPairs | LabelledArms, look: int) -> LabelledEvidence:
@@ -84,7 +140,11 @@ def measure_labelled(config: ModelConfig, labelled: LabelledPairs | LabelledArms
     return LabelledEvidence(look, calibration, tuple(gain for gain in slices if gain is not None))
 
 
-def _latency(log: pa.Table) -> tuple[float | None, int]:
-    """Return (95th percentile in seconds, number of timed answers) of the log; (None, 0) without times."""
-    seconds = log["latency_s"].drop_null().to_numpy() if "latency_s" in log.column_names else ()
-    return (float(np.quantile(seconds, 0.95)), len(seconds)) if len(seconds) else (None, 0)
+def _seconds(log: pa.Table) -> tuple[float, ...]:
+    """Return the seconds of each request in the log, or of each row where it names no requests; empty without times."""
+    if "latency_s" not in log.column_names:
+        return ()
+    log = log.filter(pc.is_valid(log["latency_s"]))
+    if "request_id" in log.column_names and log["request_id"].null_count < len(log):
+        log = log.group_by("request_id").aggregate([("latency_s", "max")]).rename_columns(["request_id", "latency_s"])
+    return tuple(log["latency_s"].to_pylist())

@@ -25,10 +25,11 @@ from tasks.policy.records.evidence import (
     scoring_id,
     windows_to_exclude,
 )
-from tasks.policy.records.reports import Latency, MetricValue, PerformanceReport, Scoring
+from tasks.policy.records.reports import LatencyComparison, MetricValue, PerformanceReport, Scoring
 from tasks.policy.rollout import verdict
 from tasks.policy.rollout.guardrails import judge_guardrails
 from tasks.policy.rollout.stages import RolloutLook, RolloutState
+from tasks.policy.rollout.traffic import sample_ratio_mismatch
 from tasks.policy.rollout.verdict import Evidence, ExpectedTraffic, RolloutForecast, RolloutVerdict
 
 
@@ -39,15 +40,17 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     look = RolloutLook(plan.decision_id, state.step, window, as_of)
     if window.name in excluding:
         return replace(look, unevaluated=(f"{window.name} is quarantined, so the rollout is not judged on it",))
-    validation, latencies = _validation(past, plan.decision_id), _latencies(config, past, window)
-    answers = rollout_evidence.measure_answers(config, window, validation, latencies)
+    validation, timings = _validation(past, plan.decision_id), _timings(config, past, window)
+    answers = rollout_evidence.measure_answers(config, window, validation, timings)
     span = Window(plan.started_at - config.settling - timedelta(days=config.window_days), window.end)
     labelled = LabelledSpan(span, as_of, _closed(past, span), excluding)
-    rows, why_not = _labelled_rows(config, state, labelled)
+    mismatch = _mismatch(config, state, labelled)
+    rows, why_not = (None, mismatch) if mismatch else _labelled_rows(config, state, labelled)
     evidence = rows.gain(config.performance.primary_metric) if rows else None
     if evidence and any(window < each.window for each in state.looks):
         evidence, why_not = None, "a later window was judged before, and its verdict stands"
     unevaluated = (why_not,) if why_not else ()
+    look = replace(look, mismatch=mismatch)
     found = _verdict(config, state, evidence)
     if answers is None:
         nothing = f"version {plan.version} answered nothing in {window.name}: no traffic, no verdict"
@@ -73,6 +76,18 @@ def _verdict(config: ModelConfig, state: RolloutState, evidence: Evidence | None
     found = verdict.decide_verdict(config.rollout.verdict, forecast, state.evidence, evidence)
     decided_by_pairs = not config.rollout.feedback and not evidence.paired
     return None if decided_by_pairs and found.conclusion != "worse" else found
+
+
+def _mismatch(config: ModelConfig, state: RolloutState, at: LabelledSpan) -> str | None:
+    """Return why the units that the step's versions answered are no fair sample of the traffic, in a sentence."""
+    share = state.current.share
+    if share == 0:
+        return None
+    units = rollout_evidence.assigned_units(config, state, at)
+    found = sample_ratio_mismatch(share, *units, config.rollout.control)
+    return found and (
+        f"{found}, so the versions cannot be compared; look for lost logs, and for requests that bypass the split"
+    )
 
 
 def _labelled_rows(
@@ -124,12 +139,11 @@ def _validation(past: Past, decision_id: str) -> ValidationReport:
     return from_json(ValidationReport, verdicts[-1].body)
 
 
-def _latencies(config: ModelConfig, past: Past, window: Window) -> dict[str, Latency]:
-    """Return the latency of each version that scored the window, by version; empty where a gateway answered."""
+def _timings(config: ModelConfig, past: Past, window: Window) -> LatencyComparison | None:
+    """Return how long both versions took when the window was scored; None where a gateway answered."""
     wanted = scoring_id(config.name, window)
     scored = [from_json(Scoring, entry.body) for entry in past.of("window.scored") if entry.decision_id == wanted]
-    found = {each.model_version: each.latency for each in scored}
-    return found | {each.challenger.version: each.challenger.latency for each in scored if each.challenger}
+    return next((each.challenger.compared for each in reversed(scored) if each.challenger), None)
 
 
 def _closed(past: Past, span: Window) -> tuple[Window, ...]:

@@ -14,9 +14,10 @@ HANDED_OVER = {
     "return.requested",
     "challenger.validated",
     "rollout.ready",
+    "rollout.ended",
     "champion.degraded",
 }
-"""Events that start the next flow; a lost one would stop the loop."""
+"""Events that start the next flow, where a lost one would stop the loop, and those that the ledger records as delivered."""
 
 
 def announce(event: str, model: str, payload: dict[str, Any]) -> None:

@@ -286,6 +286,14 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyComparison:
+    """Seconds that both versions took for the same batches of a window, in turn and in one process."""
+
+    champion: tuple[float, ...]
+    challenger: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ChallengerScoring:
     """A challenger's part in scoring a window: as a shadow it predicted every row, else the rows of its units."""
 
@@ -295,6 +303,8 @@ class ChallengerScoring:
     rows: int
     latency: Latency
     """Measured in the same process as the champion's, on batches of the same size."""
+    compared: LatencyComparison | None = None
+    """None in older records, and without rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,10 @@ def invalid_rows(y_pred: Floats, task: str) -> NDArray[np.bool_]:
     return np.asarray(broken | outside, bool)
 
 
+MISSING_PREDICTION = "the prediction is not a finite number"
+"""Error of a logged row that a version answered without a usable prediction; every other error is a row that it refused."""
+
+
 def missing_rows(y_pred: Floats) -> NDArray[np.bool_]:
     """Mask (n,) of the predictions that are not finite."""
     if not len(y_pred):

@@ -27,8 +27,10 @@ LEVEL_WITH_LABELS = 0.025
 """One-sided level of a guardrail with labels over all looks and slices together."""
 MIN_ROWS = 100
 """Fewest rows that show a constant model, or a calibration error."""
-MIN_TIMED, LATENCY_NOISE_S = 20, 0.01
-"""Fewest timed answers of each version that define a 95th percentile, and the seconds by which it must rise at least: a
+SLOW_SHARE = 0.05
+"""Share of the answers above the 95th percentile."""
+MIN_TIMED, LATENCY_NOISE_S = 7, 0.01
+"""Fewest timed answers of each version that can show a slow one, and the seconds by which it must be slower at least: a
 pause of the interpreter or the network takes as long."""
 
 
@@ -38,7 +40,9 @@ class Guardrails(Settings):
     max_error_share: float = Field(0.01, ge=0, le=1, examples=[0.001])
     """Largest share of rows that the challenger fails to answer or refuses, beyond those that the champion refuses."""
     max_latency_ratio: float = Field(2.0, gt=1, examples=[1.5])
-    """Largest ratio of the challenger's 95th percentile latency to the champion's, measured in the same process."""
+    """Largest ratio of the challenger's 95th percentile latency to the champion's. The gateway times each request; `score`
+    times 20 batches of each window, the same ones with both versions in turn, so a window with a single row is enough. More
+    than 5 % of the challenger's answers must exceed this ratio, by at least 10 ms each and by more than chance."""
     max_missing_share: float = Field(0.0, ge=0, le=1, examples=[0.001])
     """Largest share of predictions that are missing or not finite."""
     max_constant_share: float = Field(0.99, gt=0, le=1, examples=[0.9])
@@ -68,7 +72,9 @@ class ArmStatistics:
     validation: PredictionHistogram | None = None
     """The version's own predictions at validation; None if its report does not have them."""
     timed: int = 0
-    """Answers, or batches of them, behind `latency_p95_s`."""
+    """Requests, or batches, behind `latency_p95_s`."""
+    slow: int = 0
+    """Those among them that were slower than accepted; see `slow_answers`. 0 for the champion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +194,12 @@ def judge_errors(policy: Guardrails, champion: ArmStatistics, challenger: ArmSta
 
 
 def judge_latency(policy: Guardrails, champion: ArmStatistics, challenger: ArmStatistics) -> Breach | None:
-    """Whether the challenger is slower than the champion by more than the limit and by more than noise."""
+    """Whether more of the challenger's answers are slower than accepted than there are above a 95th percentile."""
     slow, usual = challenger.latency_p95_s, champion.latency_p95_s
     if slow is None or usual is None or min(challenger.timed, champion.timed) < MIN_TIMED:
         return None
-    if slow <= policy.max_latency_ratio * usual or slow - usual <= LATENCY_NOISE_S:
+    above = (SLOW_SHARE * champion.timed, champion.timed)
+    if _least_excess(False, (challenger.slow, challenger.timed), above) <= 0:
         return None
     ratio = f"{slow / usual:.3g} times" if usual > 0 else "more than"
     return Breach(
@@ -200,6 +207,15 @@ def judge_latency(policy: Guardrails, champion: ArmStatistics, challenger: ArmSt
         f"version {challenger.version} takes {slow:.3g} s at the 95th percentile of {challenger.timed:,} answers, {ratio} "
         f"the champion's {usual:.3g} s; accepted: {policy.max_latency_ratio:g} times (max_latency_ratio)",
     )
+
+
+def slow_answers(policy: Guardrails, champion_s: NDArray[np.float64], challenger_s: NDArray[np.float64]) -> int:
+    """Count the challenger's answers that took longer than accepted, given the seconds of each answer of both versions.
+
+    If the challenger is no slower than accepted, 5 % of its answers are counted at most, but for chance.
+    """
+    usual = float(np.quantile(champion_s, 1 - SLOW_SHARE))
+    return int((challenger_s > max(policy.max_latency_ratio * usual, usual + LATENCY_NOISE_S)).sum())
 
 
 def judge_missing(policy: Guardrails, challenger: ArmStatistics) -> Breach | None:
@@ -304,7 +320,7 @@ def prediction_shift(arm: ArmStatistics) -> tuple[float, float] | None:
     return psi, each**2 * (2 * (len(before.shares) - 1) + 4 * psi / each)
 
 
-def _least_excess(exact: bool, observed: tuple[int, int], usual: tuple[int, int]) -> float:
+def _least_excess(exact: bool, observed: tuple[int, int], usual: tuple[float, int]) -> float:
     """Lower bound of the difference of two shares, each (count, rows): the first share less the second.
 
     `exact` returns the observed difference. Else the square-and-add bound of Newcombe (1998), Statistics in Medicine

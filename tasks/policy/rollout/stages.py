@@ -19,6 +19,8 @@ from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, Traff
 from tasks.policy.rollout.verdict import Evidence, RolloutForecast, RolloutVerdict, VerdictPolicy
 
 STARTED, LOOKED, MOVED, ENDED = "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended"
+ANNOUNCED = "rollout.announced"
+"""People were notified of the end; without this fact, the next run notifies them."""
 RolloutEnd = Literal["promoted", "returned", "inconclusive", "aborted", "superseded"]
 RolloutAction = Literal["hold", "resume", "advance", "abort"]
 RolloutStatus = Literal["running", "held", "awaiting_approval", "passed", "ended"]
@@ -152,6 +154,8 @@ class RolloutLook:
     verdict: RolloutVerdict | None = None
     unevaluated: tuple[str, ...] = ()
     """Why something was not judged, in sentences."""
+    mismatch: str | None = None
+    """Why the units of this step are no fair sample, so that the versions cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,8 @@ class RolloutState:
     since: datetime | None = None
     looks: tuple[RolloutLook, ...] = ()
     moves: tuple[RolloutMove, ...] = ()
+    is_announced: bool = False
+    """Whether people were notified of the end."""
 
     @property
     def current(self) -> RolloutStep:
@@ -233,7 +239,9 @@ class RolloutState:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the latest verdict allows a promotion."""
+        """Whether the latest verdict allows a promotion; on a mismatched sample none does."""
+        if self.looks and self.looks[-1].mismatch:
+            return False
         return self.verdict is not None and self.verdict.conclusion in ("non_inferior", "superior")
 
     @property
@@ -261,6 +269,8 @@ def rollout_state(entries: Sequence[LedgerEntry]) -> RolloutState | None:
             look = from_json(RolloutLook, entry.body)
             if look.rollout == state.plan.decision_id and state.is_active:
                 state = replace(state, looks=(*state.looks, look))
+        elif entry.kind == ANNOUNCED and entry.decision_id == state.plan.decision_id:
+            state = replace(state, is_announced=True)
         elif entry.kind in (MOVED, ENDED):
             move = from_json(RolloutMove, entry.body)
             if move.rollout == state.plan.decision_id and state.is_active:
@@ -282,7 +292,8 @@ def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -
 
     A guardrail or a verdict against the challenger ends the rollout, also while it is held. A step ends once the
     challenger has answered `min_units`, `bake_hours` have passed and, where evidence of labels is required, the verdict
-    is non-inferior. Without it by `max_days` or the planned end, the rollout is inconclusive.
+    is non-inferior. Without it by `max_days` or the planned end, the rollout is inconclusive; on a mismatched sample it is
+    inconclusive at once, also after it has passed.
     """
     if any(move.window == look.window.name for move in state.moves):
         return None
@@ -292,6 +303,8 @@ def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -
         against += (look.verdict.reason,)
     if against:
         return _ended(state, look, "returned", against)
+    if look.mismatch and state.status in ("running", "passed"):
+        return _inconclusive(policy, state, look, look.mismatch)
     if state.status != "running":
         return None
     waiting = why_wait(policy, state, look.at)
@@ -299,12 +312,7 @@ def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -
         return _next(state, look)
     if not _is_over(policy, state, look):
         return None
-    if policy.on_inconclusive == "hold":
-        plan = state.plan
-        return RolloutMove(
-            plan.decision_id, plan.version, "held", state.step, look.at, (waiting,), window=look.window.name
-        )
-    return _ended(state, look, "inconclusive", (waiting,))
+    return _inconclusive(policy, state, look, waiting)
 
 
 def why_wait(policy: RolloutPolicy, state: RolloutState, at: datetime) -> str | None:
@@ -346,6 +354,12 @@ def _next(state: RolloutState, look: RolloutLook) -> RolloutMove:
     )
 
 
+def _inconclusive(policy: RolloutPolicy, state: RolloutState, look: RolloutLook, reason: str) -> RolloutMove:
+    """The end without a verdict, or a hold until a person decides."""
+    move = _ended(state, look, "inconclusive", (reason,))
+    return replace(move, status="held", end=None) if policy.on_inconclusive == "hold" else move
+
+
 def _ended(state: RolloutState, look: RolloutLook, end: RolloutEnd, reasons: tuple[str, ...]) -> RolloutMove:
     plan = state.plan
     return RolloutMove(
@@ -377,6 +391,8 @@ def why_not_direct(policy: RolloutPolicy, state: RolloutState | None, action: Ro
     last = state.looks[-1] if state.looks else None
     if action == "advance" and last is not None and last.breaches:
         return f"a guardrail is breached ({last.breaches[0].reason}); a person cannot lift it"
+    if action == "advance" and last is not None and last.mismatch:
+        return f"the versions cannot be compared ({last.mismatch}); a person cannot lift it"
     if action == "advance" and needs_verdict(policy, state) and not state.is_proven:
         reason = state.verdict.reason if state.verdict else "no labels have matured"
         return f"{state.current.name} ends with a verdict: {reason}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
+import scipy  # its submodules load on first use
 from pydantic import Field, JsonValue, model_validator
 
 from tasks.policy.records.base import Settings
@@ -79,6 +80,42 @@ def canonical_unit(unit: object) -> str:
     if isinstance(unit, float) and math.isfinite(unit) and unit.is_integer():
         return str(int(unit))
     return str(unit)
+
+
+MISMATCH_LEVEL = 0.001
+"""p-value below which the units of the two versions do not match the split; the usual one, because every look tests."""
+LEAST_EXPECTED = 5.0
+"""Units that each version must be expected to have for the test (Cochran 1954, Biometrics 10:417)."""
+RING_POINTS = 4096
+"""Fewest points on haproxy's ring: 16 for each unit of weight, of which one version has 256."""
+
+
+def sample_ratio_mismatch(
+    share: float, champion: int, challenger: int, control: "TrafficControlSettings | None" = None
+) -> str | None:
+    """Say that the units of both versions do not match the challenger's share; None if they do, or are too few.
+
+    The versions then answered different kinds of units, so they cannot be compared. It is Pearson's χ² test (Fabijan et al.
+    2019, KDD, "Diagnosing sample ratio mismatch in online controlled experiments"). haproxy's consistent hash places points
+    at random, so its part of the ring differs from the share; the count is then beta-binomial.
+
+    >>> sample_ratio_mismatch(0.5, champion=5000, challenger=5100)
+    >>> print(sample_ratio_mismatch(0.5, champion=500, challenger=700))
+    sample ratio mismatch: the challenger was to answer 700 of 1,200 units, expected about 600 at a share of 50 % (p = 8e-09)
+    """
+    units = champion + challenger
+    if min(share, 1 - share) * units < LEAST_EXPECTED:
+        return None
+    variance = units * share * (1 - share)
+    if isinstance(control, HaproxyControl):
+        variance *= 1 + (units - 1) / (RING_POINTS + 1)
+    p_value = float(scipy.special.chdtrc(1, (challenger - share * units) ** 2 / variance))
+    if p_value >= MISMATCH_LEVEL:
+        return None
+    return (
+        f"sample ratio mismatch: the challenger was to answer {challenger:,} of {units:,} units, expected about "
+        f"{share * units:,.0f} at a share of {100 * share:.3g} % (p = {p_value:.1g})"
+    )
 
 
 # what serves a model outside Perennial: `rollout.control` in the model's file

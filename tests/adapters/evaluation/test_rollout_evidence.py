@@ -14,14 +14,19 @@ import pytest
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.evaluation.prediction_log import read_logged
-from tasks.adapters.evaluation.rollout_evidence import measure_answers, measure_labelled, read_arms
+from tasks.adapters.evaluation.rollout_evidence import (
+    assigned_units,
+    measure_answers,
+    measure_labelled,
+    read_arms,
+)
 from tasks.adapters.evaluation.rollout_labels import LabelledSpan, labelled_arms, labelled_pairs
 from tasks.adapters.lake.schemas import conform_labels
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
-from tasks.policy.records.reports import Latency
+from tasks.policy.records.reports import LatencyComparison
 from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
-from tasks.policy.rollout.stages import Rollout, RolloutStep
+from tasks.policy.rollout.stages import Rollout, RolloutState, RolloutStep
 from tasks.policy.rollout.validation import ValidationPolicy
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.trained_models import prepare_registry
@@ -161,12 +166,36 @@ def test_predictions_that_are_not_finite_are_missing():
     assert {breach.guardrail for breach in judge_guardrails(Guardrails(), found)} == {"missing"}
 
 
-def test_latencies_of_batches_are_used():
+def test_the_error_of_a_missing_prediction_is_no_refusal():
+    table = land(CONFIG, WINDOW)
+    errors = ["the prediction is not a finite number"] * 10 + ["ValueError"] * 5 + [None] * (COUNT - 15)
+    off_by = np.where(np.arange(COUNT) < 15, np.nan, 1.0)
+    log(WINDOW, "1", table, 2.0, role="champion")
+    log(WINDOW, "2", table, off_by, role="shadow", error=pa.array(errors, pa.string()))
+    found = measure_answers(CONFIG, WINDOW, VALIDATION).challenger
+    assert (found.rows, found.missing, found.refused) == (COUNT, 10, 5)
+
+
+def test_batches_that_both_versions_were_timed_on_are_used():
     shadowed(WINDOW, land(CONFIG, WINDOW))
-    latencies = {"1": Latency(0.01, 0.02, 0.03, 100.0, 40), "2": Latency(0.01, 0.2, 0.3, 100.0, 40)}
-    found = measure_answers(CONFIG, WINDOW, VALIDATION, latencies)
-    assert (found.challenger.latency_p95_s, found.challenger.timed) == (0.2, 40)
-    assert "latency" in {breach.guardrail for breach in judge_guardrails(Guardrails(), found)}
+    timings = LatencyComparison((0.02,) * 20, (0.2,) * 15 + (0.02,) * 5)
+    found = measure_answers(CONFIG, WINDOW, VALIDATION, timings).challenger
+    assert (found.latency_p95_s, found.timed, found.slow) == (0.2, 20, 15)
+    assert "latency" in {
+        breach.guardrail
+        for breach in judge_guardrails(Guardrails(), measure_answers(CONFIG, WINDOW, VALIDATION, timings))
+    }
+
+
+def test_a_request_is_timed_once():
+    """All rows of a request have its seconds; one slow request of 100 rows is no slow version."""
+    table = land(CONFIG, WINDOW)
+    requests = [f"r{max(0, row - 100)}" for row in range(COUNT)]
+    seconds = [9.0 if request == "r0" else 0.1 for request in requests]
+    log(WINDOW, "1", table, 2.0, role="champion", latency_s=0.1)
+    log(WINDOW, "2", table, 1.0, role="shadow", latency_s=seconds, request_id=requests)
+    found = measure_answers(CONFIG, WINDOW, VALIDATION).challenger
+    assert (found.timed, found.slow) == (COUNT - 100, 1)
 
 
 def test_a_span_of_windows_is_measured_together():
@@ -261,6 +290,34 @@ def test_rows_that_the_champion_answered_for_a_failed_challenger_are_no_arm():
     found = labelled_arms(CONFIG, ROLLOUT, LabelledSpan(SPAN, SPAN.end))
     assert (len(found.champion.y_true), len(found.challenger.y_true)) == (300, 80)
     assert measure_answers(CONFIG, WINDOW, VALIDATION).challenger.refused == 20
+
+
+def in_canary(**changes: Any) -> RolloutState:
+    return RolloutState(replace(ROLLOUT, **changes), step=1, since=WINDOW.start)
+
+
+def test_units_are_counted_where_they_were_assigned():
+    """The challenger failed on 20 of its rows, which the champion answered; shadow rows are of another step."""
+    shadowed(WINDOW, land(CONFIG, WINDOW))
+    table = land(CONFIG, SECOND, seed=1)
+    errors = pa.array(["ValueError"] * 20 + [None] * 80, pa.string())
+    log(SECOND, "2", table.slice(0, 100), 1.0, role="challenger", step=CANARY, error=errors)
+    answered = pa.concat_tables([table.slice(0, 20), table.slice(100)])
+    log(SECOND, "1", answered, 2.0, role="champion", step=CANARY)
+    at = LabelledSpan(SPAN, SPAN.end)
+    assert assigned_units(CONFIG, in_canary(), at) == (COUNT - 100, 100)
+    assert assigned_units(CONFIG, in_canary(), at._replace(excluding=(SECOND.name,))) == (0, 0)
+
+
+def test_a_unit_of_several_rows_is_counted_once_and_rows_without_one_never():
+    table = land(CONFIG, WINDOW)
+    units = pa.array([f"c{row % 10}" if row % 4 else None for row in range(COUNT)], pa.string())
+    log(WINDOW, "2", table.slice(0, 100), 1.0, role="challenger", step=CANARY, unit=units.slice(0, 100))
+    other = pa.array([f"d{row % 30}" if row % 4 else None for row in range(300)], pa.string())
+    log(WINDOW, "1", table.slice(100), 2.0, role="champion", step=CANARY, unit=other)
+    assert assigned_units(CONFIG, in_canary(unit="customer"), LabelledSpan(SPAN, SPAN.end)) == (30, 10)
+    by_row = assigned_units(CONFIG, in_canary(), LabelledSpan(SPAN, SPAN.end))
+    assert by_row == (30 + 75, 10 + 25), "without rollout.unit, a row that names no unit is one"
 
 
 def test_shadow_rows_are_no_arm():

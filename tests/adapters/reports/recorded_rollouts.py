@@ -43,7 +43,7 @@ def looked(state: RolloutState, policy: RolloutPolicy, gain: float, latency_s: f
     chance = random.Random(number)
     shares = tuple(share + chance.uniform(-0.02, 0.02) for share in BINS.shares)
     champion = ArmStatistics("7", ROWS, 1, 0, 0.02, 0.010, shares, BINS, 50)
-    challenger = ArmStatistics("8", ROWS, 3, 0, 0.02, latency_s, shares, BINS, 50)
+    challenger = ArmStatistics("8", ROWS, 3, 0, 0.02, latency_s, shares, BINS, 50, slow=50 * (latency_s > 0.02))
     slices = (LabelledGain("origin=JFK", "log_loss", 0.45, 0.46, -0.01, 0.01, 900, 900, accepted=0.05),)
     calibration = LabelledGain("calibration", "ece", 0.021, 0.024, -0.003, 0.004, ROWS * number, ROWS * number)
     answers = GuardrailEvidence(window, champion, challenger, LabelledEvidence(number, calibration, slices))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from dataclasses import replace
 
 import pyarrow as pa
@@ -9,10 +10,15 @@ import pytest
 
 from infra.gateway.application import ApiKey
 from infra.gateway.requests import MAX_BODY_BYTES
+from infra.gateway.shadows import MOST_WAITING
 from infra.gateway.versions import ServedVersion
 from tasks.adapters import lake, registry
-from tasks.policy.records.base import utc
+from tasks.adapters.evaluation.prediction_log import arms_of
+from tasks.adapters.evaluation.rollout_evidence import arm_statistics
+from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import GatewayError
+from tasks.policy.rollout.guardrails import GuardrailEvidence, Guardrails, judge_guardrails
+from tasks.policy.rollout.traffic import position
 from tests.support.gateway import NAME, ROW, ask, gateway_of, prepare, request, split_traffic
 from tests.support.trained_models import make_config, prepare_registry
 
@@ -36,6 +42,7 @@ def predicted(number: str, *rows) -> list[float]:
 def logged(gateway, at: str = AT) -> pa.Table:
     """Land the log and read it from the lake."""
     service = gateway.services[NAME]
+    service.predict_shadows()
     service.log.close_segment()
     service.log.land()
     return lake.read_predictions(service.follower.config, service.follower.config.window_at(utc(at)))
@@ -141,7 +148,7 @@ def test_without_an_id_the_request_is_the_unit(config):
     assert logged(gateway)["id"].null_count == 10
 
 
-@pytest.mark.parametrize("outcome", [RuntimeError("boom"), MemoryError(), float("nan")], ids=repr)
+@pytest.mark.parametrize("outcome", [RuntimeError("boom"), MemoryError()], ids=repr)
 def test_where_the_challenger_fails_the_champion_answers(config, outcome):
     split = split_traffic(config, **CANARY)
     gateway = gateway_of(config)
@@ -154,6 +161,64 @@ def test_where_the_challenger_fails_the_champion_answers(config, outcome):
     assert {(row["role"], row["model_version"], row["prediction"]) for row in failed} == {("challenger", "2", None)}
     assert "boom" not in failed[0]["error"]
     assert f'failed_rows_total{{model="{NAME}",role="challenger",version="2"}} {len(failed)}' in metrics_of(gateway)
+
+
+@pytest.mark.parametrize("role", ["challenger", "shadow"])
+def test_a_prediction_that_is_not_finite_is_missing(config, monkeypatch, role):
+    """As in batch scoring: only its own row is lost, the champion serves it, and the log says why."""
+    split_traffic(config, **CANARY if role == "challenger" else {"mode": "shadow", "share": 0.0})
+    gateway = gateway_of(config)
+    predict, row_of = ServedVersion.predict, [row["id"] for row in ROWS]
+    lost = {each for each in row_of if hash_of(each) < 0.3}
+
+    def with_nans(version, rows, numbers=None):
+        found = predict(version, rows, numbers)
+        nan = [version.number == "2" and row["id"] in lost for row in rows]
+        return [math.nan if each else value for each, value in zip(nan, found, strict=True)]
+
+    monkeypatch.setattr(ServedVersion, "predict", with_nans)
+    answer = ask(gateway, *ROWS).json()["predictions"]
+    log = logged(gateway)
+    found = arm_statistics("2", arms_of(log, "1", "2").challenger)
+    tried = {row["id"] for row in log.to_pylist() if row["role"] == role}
+    assert (found.rows, found.refused, found.missing) == (len(tried), 0, len(tried & lost))
+    assert found.missing
+    assert {breach.guardrail for breach in judge_guardrails(Guardrails(), evidence_of(log))} == {"missing"}
+    assert {row["error"] for row in log.to_pylist()} == {None, "the prediction is not a finite number"}
+    by_champion = set(row_of) - (tried - lost if role == "challenger" else set())
+    expected = zip(row_of, predicted("1", *ROWS), predicted("2", *ROWS), strict=True)
+    assert answer == [ours if each in by_champion else other for each, ours, other in expected]
+
+
+def evidence_of(log: pa.Table) -> GuardrailEvidence:
+    arms = arms_of(log, "1", "2")
+    window = Window(utc("2024-05-02"), utc("2024-05-03"))
+    return GuardrailEvidence(window, arm_statistics("1", arms.champion), arm_statistics("2", arms.challenger))
+
+
+def hash_of(text: str) -> float:
+    return position("nan", text)
+
+
+def test_a_challenger_with_too_few_predictions_leaves_the_answer_to_the_champion(config, monkeypatch):
+    split_traffic(config, **CANARY)
+    gateway = gateway_of(config)
+    predict = ServedVersion.predict
+
+    def too_few(version, rows, numbers=None):
+        found = predict(version, rows, numbers)
+        return found[1:] if version.number == "2" else found
+
+    monkeypatch.setattr(ServedVersion, "predict", too_few)
+    assert ask(gateway, *ROWS).json()["predictions"] == predicted("1", *ROWS)
+
+
+def test_a_champion_without_a_finite_prediction_answers_with_an_error(config):
+    gateway = gateway_of(config)
+    break_version(gateway, "champion", math.nan)
+    answer = ask(gateway, ROWS[0])
+    assert (answer.status_code, "not a finite number" in answer.json()["message"]) == (500, True)
+    assert [row["error"] for row in logged(gateway).to_pylist()] == ["the prediction is not a finite number"]
 
 
 def test_a_shadow_predicts_every_row_and_serves_none(config):
@@ -173,6 +238,42 @@ def test_a_shadow_that_fails_changes_no_answer(config):
     assert ask(gateway, ROWS[0]).json()["predictions"] == predicted("1", ROWS[0])
     failed = [row["role"] for row in logged(gateway).to_pylist() if row["error"]]
     assert failed == ["shadow"]
+
+
+def test_a_shadow_does_not_predict_before_the_client_has_its_answer(config, monkeypatch):
+    """Neither does it keep the next client waiting: it predicts in another thread, whose queue is bounded."""
+    split_traffic(config, mode="shadow", share=0.0, step="shadow")
+    gateway, predict, asked = gateway_of(config), ServedVersion.predict, MOST_WAITING // len(ROWS) + 2
+
+    def answer_only(version, rows, numbers=None):
+        assert version.number == "1"
+        return predict(version, rows, numbers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServedVersion, "predict", answer_only)
+        assert {ask(gateway, *ROWS).status_code for _ in range(asked)} == {200}
+    assert f'shed_rows_total{{model="{NAME}",version="2"}} {2 * len(ROWS):.1f}' in metrics_of(gateway)
+    service = gateway.services[NAME]
+    while service.shadows:
+        service.predict_shadows()
+    roles = by_role(logged(gateway))
+    assert roles == {"champion": asked * len(ROWS), "shadow": MOST_WAITING}
+
+
+def test_a_version_that_answers_is_not_the_one_that_shadowed(config):
+    """A version's buffers are not for two threads; the shadow's thread may still predict when the split changes."""
+    split_traffic(config, mode="shadow", share=0.0, step="shadow")
+    follower = gateway_of(config).services[NAME].follower
+    shadow = follower.serving.challenger
+    follower.refresh()
+    assert follower.serving.challenger is shadow
+    split_traffic(config, **CANARY)
+    follower.refresh()
+    canary = follower.serving.challenger
+    assert (canary.number, canary is shadow) == ("2", False)
+    registry.set_aliases(NAME, {registry.CHAMPION: "2"})
+    follower.refresh()
+    assert follower.serving.champion is canary
 
 
 def test_where_the_champion_fails_the_client_is_told_and_it_is_logged(config):

@@ -24,6 +24,7 @@ from tasks.policy.rollout.guardrails import (
     level_of_look,
     paired_calibration_gain,
     served_calibration_gain,
+    slow_answers,
 )
 from tasks.policy.rollout.verdict import Evidence, unknown_evidence
 from tasks.policy.statistics.intervals import PairedPredictions
@@ -80,7 +81,7 @@ def labelled(**changes) -> GuardrailEvidence:
 
 PLANTED = {
     "errors": challenged(refused=200),
-    "latency": challenged(latency_p95_s=0.08),
+    "latency": challenged(latency_p95_s=0.08, slow=ROWS),
     "missing": challenged(missing=1),
     "constant": replace(EVIDENCE, challenger=answers("4", np.full(ROWS, 0.5), np.full(ROWS, 0.5))),
     "confidence": replace(EVIDENCE, challenger=answers("4", predictions(3, turn=2.0), predictions(4))),
@@ -133,24 +134,62 @@ def test_errors_need_significantly_more_than_limit_and_champion(champion, challe
     assert ("errors" in breached(evidence, max_error_share=limit)) == stopped
 
 
+def timed(champion_s: np.ndarray, challenger_s: np.ndarray) -> GuardrailEvidence:
+    """Evidence whose answers took these seconds."""
+    old, new = (float(np.quantile(each, 0.95)) for each in (champion_s, challenger_s))
+    slow = slow_answers(POLICY, champion_s, challenger_s)
+    return replace(
+        EVIDENCE,
+        champion=replace(CHAMPION, latency_p95_s=old, timed=len(champion_s)),
+        challenger=replace(GOOD, latency_p95_s=new, timed=len(challenger_s), slow=slow),
+    )
+
+
 @pytest.mark.parametrize(
-    ("challenger_s", "champion_s", "timed", "stopped"),
+    ("challenger_s", "champion_s", "count", "stopped"),
     [
         (0.00009, 0.00002, ROWS, False),  # microseconds
-        (0.08, 0.02, 19, False),
+        (0.08, 0.02, 6, False),
+        (0.08, 0.02, 7, True),
         (0.08, 0.02, 20, True),
         (0.04, 0.02, ROWS, False),
         (0.011, 0.0, ROWS, True),
-        (None, 0.02, ROWS, False),
     ],
 )
-def test_latency_needs_a_ratio_a_difference_and_answers(challenger_s, champion_s, timed, stopped):
-    evidence = replace(
-        EVIDENCE,
-        champion=replace(CHAMPION, latency_p95_s=champion_s),
-        challenger=replace(GOOD, latency_p95_s=challenger_s, timed=timed),
-    )
+def test_latency_needs_a_ratio_a_difference_and_answers(challenger_s, champion_s, count, stopped):
+    evidence = timed(np.full(count, champion_s), np.full(count, challenger_s))
     assert breached(evidence) == ({"latency"} if stopped else set())
+
+
+@pytest.mark.parametrize(("slow", "stopped"), [(10, False), (11, True)])
+def test_latency_of_few_batches_needs_most_of_them_slow(slow, stopped):
+    """11 of 20 by the bound of the module, worked with scipy's beta quantiles."""
+    seconds = np.where(np.arange(20) < slow, 0.2, 0.02)
+    assert breached(timed(np.full(20, 0.02), seconds)) == ({"latency"} if stopped else set())
+
+
+def test_a_challenger_that_is_slow_for_a_tenth_of_many_requests_is_stopped():
+    seconds = np.where(np.arange(2000) % 10 == 0, 0.2, 0.02)
+    assert breached(timed(np.full(2000, 0.02), seconds)) == {"latency"}
+    assert breached(timed(seconds, seconds)) == set()
+
+
+def test_unmeasured_latency_is_not_judged():
+    assert breached(challenged(latency_p95_s=None, timed=0)) == set()
+
+
+@pytest.mark.parametrize("count", [7, 20, 200])
+def test_an_equal_challenger_under_load_is_not_slow(count):
+    """Seconds vary by a factor of 7 up and down, as on a machine whose cores others use."""
+    random = np.random.default_rng(count)
+    alarms = sum(bool(breached(timed(*random.lognormal(-3.0, 1.0, (2, count))))) for _ in range(2000))
+    assert alarms == 0
+
+
+def test_a_challenger_five_times_as_slow_is_found_in_one_window():
+    random = np.random.default_rng(1)
+    found = [timed(*(random.lognormal(-3.0, 0.4, (2, 20)) * [[1], [5]])) for _ in range(200)]
+    assert sum(breached(each) == {"latency"} for each in found) >= 190
 
 
 @pytest.mark.parametrize(("missing", "stopped"), [(1, False), (2, False), (40, True)])

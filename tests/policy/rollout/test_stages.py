@@ -73,6 +73,33 @@ def test_the_last_step_needs_a_verdict():
     assert moved(last, look(1, last, verdict=verdict("superior"))).status == "passed"
 
 
+@pytest.mark.parametrize("status", ["running", "passed"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_mismatched_sample_promotes_nothing(step, status):
+    """Also not by the verdict of an earlier look, and not by a person."""
+    at = state(step=step, since=START)
+    at = replace(at, status=status, looks=(look(1, at, verdict=verdict("superior")),))
+    found = look(2, at, mismatch="the units do not match")
+    ended = moved(at, found)
+    assert (ended.status, ended.end, ended.reasons) == ("ended", "inconclusive", ("the units do not match",))
+    holds = CANARY.model_copy(update={"on_inconclusive": "hold"})
+    held = moved(at, found, holds)
+    assert (held.status, held.end, held.step, held.reasons) == ("held", None, step, ended.reasons)
+    waiting = replace(at.moved(held), looks=(*at.looks, found))
+    assert not waiting.is_proven
+    assert "cannot be compared" in str(stages.why_not_direct(holds, waiting, "advance"))
+    assert stages.why_not_direct(holds, waiting, "resume") is None
+    assert decide_step(holds, waiting, look(3, at, mismatch="the units do not match")) is None, (
+        "held until a person decides"
+    )
+
+
+def test_a_breach_on_a_mismatched_sample_returns_all_traffic():
+    at = state(step=1, since=START)
+    move = moved(at, look(1, at, mismatch="the units do not match", breaches=(Breach("errors", "no answer"),)))
+    assert (move.end, move.reasons) == ("returned", ("no answer",))
+
+
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_breach_or_a_loss_returns_all_traffic_from_any_step(step):
     at = state(step=step, since=START)

@@ -6,14 +6,65 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
-from scipy.stats import chi2_contingency, kstest
+from scipy.stats import chi2_contingency, chisquare, kstest
 
 from tasks.policy.records.base import from_json, to_json, utc
 from tasks.policy.rollout.stages import RolloutPolicy
-from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, TrafficSplit, canonical_unit, position
+from tasks.policy.rollout.traffic import (
+    HaproxyControl,
+    SagemakerControl,
+    TrafficSplit,
+    canonical_unit,
+    position,
+    sample_ratio_mismatch,
+)
 
 CANARY = TrafficSplit("churn", "7", "8", "canary", 0.1, "customer", "d1", "canary 10 %", utc("2026-01-05"), "d1")
 UNITS = st.text() | st.integers() | st.floats() | st.booleans()
+
+
+HAPROXY = HaproxyControl(
+    kind="haproxy", sockets=("/h",), backend="b", champion=("a",), challenger=("c",), url="http://h:80/m"
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "champion", "challenger", "control", "mismatched"),
+    [
+        (0.5, 5000, 5000, None, False),
+        (0.1, 9000, 1000, None, False),
+        (0.1, 9000, 1120, None, True),  # z = 3.58
+        (0.1, 9000, 0, None, True),
+        (0.1, 0, 1000, None, True),
+        (0.05, 90, 10, None, False),  # z = 2.29
+        (0.05, 60, 20, None, False),  # 4 of 80 expected: not tested
+        (0.2, 78_500, 21_500, HAPROXY, False),  # 1.5 points: the ring's own deviation
+        (0.2, 78_500, 21_500, None, True),
+        (0.2, 90_000, 10_000, HAPROXY, True),
+        (0.1, 0, 0, None, False),
+    ],
+)
+def test_units_that_do_not_match_the_split_are_found(share, champion, challenger, control, mismatched) -> None:
+    assert (sample_ratio_mismatch(share, champion, challenger, control) is not None) == mismatched
+
+
+def test_the_mismatch_is_pearsons_test() -> None:
+    for challenger in (1050, 1080, 1095, 1100, 1110):
+        champion, units = 9000, 9000 + challenger
+        p_value = chisquare([champion, challenger], [0.9 * units, 0.1 * units]).pvalue
+        assert (sample_ratio_mismatch(0.1, champion, challenger) is not None) == (p_value < 0.001)
+
+
+def test_followed_splits_rarely_look_mismatched() -> None:
+    """One in a thousand looks; 4,000 splits of 1,000 customers."""
+    random = np.random.default_rng(5)
+    found = [sample_ratio_mismatch(0.2, 1000 - each, each) for each in random.binomial(1000, 0.2, 4000)]
+    assert sum(each is not None for each in found) <= 12
+
+
+def test_the_hash_keeps_the_share() -> None:
+    roles = [CANARY.role_of(f"customer {number}") for number in range(20_000)]
+    assert sample_ratio_mismatch(0.1, roles.count("champion"), roles.count("challenger")) is None
 
 
 @pytest.mark.parametrize(
