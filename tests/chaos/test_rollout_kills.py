@@ -21,6 +21,7 @@ SHORT = (
     "step: move recorded, traffic not written",
     "return: traffic returned, version not quarantined",
     "return: quarantined, end not in the ledger",
+    "return: end announced, not recorded as announced",
     "promotion: aliases moved, rollout not ended",
 )
 """The boundaries that CI kills at; `make chaos` kills at all of them."""

@@ -2,7 +2,8 @@
 
     python -m tests.drill.load ROWS URL RATE
 
-Each line has the number of the row, the status, the version that answered, and the seconds since the epoch. Rows are sent
+Each line has the number of the row, the status, the version that answered, the seconds since the epoch, and the seconds that
+the client waited. Rows are sent
 in their order by `CLIENTS` threads; closing standard input ends the load.
 """
 
@@ -27,7 +28,7 @@ def send(client: int, rows: list[dict[str, object]], url: str, rate: float, ende
             return
         row = rows[number]
         headers = {"x-unit": str(row["customer"]), "content-type": "application/json"}
-        status, version = 0, ""
+        status, version, asked = 0, "", time.perf_counter()
         try:
             connection.request("POST", parts.path, json.dumps({"dataframe_records": [row]}), headers)
             response = connection.getresponse()
@@ -35,7 +36,9 @@ def send(client: int, rows: list[dict[str, object]], url: str, rate: float, ende
             status, version = response.status, response.headers.get("x-model-version", "")
         except OSError:
             connection.close()
-        sys.stdout.write(f"{number} {status} {version or '-'} {time.time()}\n")  # one write, as the threads share it
+        sys.stdout.write(
+            f"{number} {status} {version or '-'} {time.time()} {time.perf_counter() - asked}\n"
+        )  # one write, as the threads share it
         sys.stdout.flush()
 
 

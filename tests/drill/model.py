@@ -41,7 +41,7 @@ training:
   window_days: 2
   min_rows: 300
   parameters: {{n_estimators: 60, max_depth: 4, learning_rate: 0.2}}
-validation: {{holdout_days: 0.5, min_rows: 100, non_inferiority_margin: 0.1, slices: [region]}}
+validation: {{holdout_days: 0.5, min_rows: 100, non_inferiority_margin: 0.1, slices: [region], slice_min_rows: 20}}
 rollout:
   shares: [{share}]
   unit: customer

@@ -25,7 +25,7 @@ def up() -> Iterator[Haproxy]:
     """haproxy in front of servers that answer as versions 1 and 2."""
     servers = ModelServer("1"), ModelServer("2")
     with TemporaryDirectory(prefix="haproxy-") as folder, running_haproxy(Path(folder), *servers) as running:
-        running.control = running.control.model_copy(update={"timeout_s": 0.5, "probes": 100})
+        running.control = running.control.model_copy(update={"probes": 100})
         yield running
 
 
