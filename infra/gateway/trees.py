@@ -45,7 +45,7 @@ _expf, _logf = _of_libm("expf"), _of_libm("logf")
 
 
 class TreeEvaluator:
-    """The trees of a booster as a table of cells: one row of bits for each cell of each feature."""
+    """The trees of a booster as a table of cells, one row of bits each. Not thread-safe: calls share buffers."""
 
     def __init__(self, booster: Any, categories: Sequence[int]) -> None:
         """Read a booster; `categories` has the number of categories of each feature. Raises ValueError if unsupported."""

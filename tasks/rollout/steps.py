@@ -234,7 +234,7 @@ def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
     _follow(config, state)
     get_run_logger().info("rollout: version %s %s: %s", state.plan.version, _named(state, made), made.reasons[0])
     if state.end is not None:
-        reports.rollout.publish_rollout_page(config, state)
+        _publish_page(config, state)
         _announce_end(config, state)
         return state
     events = {"passed": "rollout.ready", "awaiting_approval": "rollout.ready", "held": "rollout.held"}
