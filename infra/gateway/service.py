@@ -24,7 +24,7 @@ from infra.gateway.trees import Prediction
 from infra.gateway.versions import FAILURES, Follower, ServedVersion, Serving
 from tasks.policy.records.base import CLOCKS_APART
 from tasks.policy.records.errors import FeatureError, RequestRefused
-from tasks.policy.rollout.comparison import MISSING_PREDICTION
+from tasks.policy.rollout.comparison import MISSING_PREDICTION, NOT_A_PROBABILITY
 from tasks.policy.rollout.traffic import Role, canonical_unit
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class ModelService:
     def __init__(self, follower: Follower, log: AnswerLog, metrics: Metrics) -> None:
         self.follower, self.log, self.metrics = follower, log, metrics
         self.shadows = ShadowQueue(follower.config.name, metrics)
+        is_number = follower.config.task == "regression"
+        self._range = (-sys.float_info.max, sys.float_info.max) if is_number else (0.0, 1.0)
         self._log_once = lru_cache(maxsize=256)(self._log_failure)
 
     def answer(self, rows: Sequence[Row], request_id: str) -> Exchange:
@@ -110,19 +112,20 @@ class ModelService:
             logger.debug("%s %s: %s", role, version.number, refusal)
 
     def _predict(self, exchange: Exchange, version: ServedVersion, numbers: Sequence[int], role: Role) -> None:
-        """Predict the rows with these numbers; a prediction that is not finite is missing.
+        """Predict the rows with these numbers; one that is not finite, or no probability, is not served.
 
         Raises RequestRefused; 400 is the request's fault, 500 the model's. The champion must answer every row.
         """
         arm = self.metrics.arm(self.follower.config.name, version.number, role)
         begun = time.perf_counter()
-        found: list[Prediction | None] = [None] * len(numbers)
+        found: Sequence[Prediction | None] = [None] * len(numbers)
+        faults: list[str | None] = []
         refusal = None
         try:
             predictions = version.predict([exchange.rows[number] for number in numbers], numbers)
             if len(predictions) != len(numbers):
                 raise ValueError(f"{len(predictions)} predictions for {len(numbers)} rows")
-            found = [prediction if _is_finite(prediction) else None for prediction in predictions]
+            found, faults = predictions, [self._fault_of(prediction) for prediction in predictions]
         except RequestRefused as fault:
             refusal = fault
             arm.refused.inc(len(numbers))
@@ -134,31 +137,41 @@ class ModelService:
             )
             arm.failed.inc(len(numbers))
         seconds = time.perf_counter() - begun
-        missing, fault_of_row = 0, MISSING_PREDICTION
         if refusal is None:
-            missing = found.count(None)
-            arm.rows.inc(len(numbers) - missing)
+            unusable = [fault for fault in faults if fault is not None]
+            arm.rows.inc(len(numbers) - len(unusable))
             arm.seconds.observe(seconds)
+            if unusable:
+                arm.failed.inc(len(unusable))
+                self._log_once(version.number, role, unusable[0])
+                if role == "champion":
+                    refusal = RequestRefused(
+                        f"version {version.number} failed: {unusable[0]}; see the gateway's log",
+                        HTTPStatus.INTERNAL_SERVER_ERROR,
+                    )
         else:
-            fault_of_row = str(refusal)
-        if missing:
-            arm.failed.inc(missing)
-            self._log_once(version.number, role, MISSING_PREDICTION)
+            faults = [str(refusal)] * len(numbers)
         step, request_id, answers = exchange.serving.split.step, exchange.request_id, exchange.answers
-        for number, prediction in zip(numbers, found, strict=True):
-            row, error = exchange.identities[number], fault_of_row if prediction is None else None
+        for number, prediction, fault_of_row in zip(numbers, found, faults, strict=True):
+            row, usable = exchange.identities[number], prediction if fault_of_row is None else None
             answers.append(
-                Answer(row.id, row.time, prediction, version.number, role, step, request_id, row.unit, seconds, error)
+                Answer(
+                    row.id, row.time, usable, version.number, role, step, request_id, row.unit, seconds, fault_of_row
+                )
             )
-            if prediction is not None and role != "shadow":
-                exchange.predictions[number] = prediction
+            if usable is not None and role != "shadow":
+                exchange.predictions[number] = usable
         if refusal is not None:
             raise refusal
-        if missing and role == "champion":
-            raise RequestRefused(
-                f"version {version.number} failed: {MISSING_PREDICTION}; see the gateway's log",
-                HTTPStatus.INTERNAL_SERVER_ERROR,
-            )
+
+    def _fault_of(self, prediction: Prediction) -> str | None:
+        """Return why a prediction cannot be served: it is not finite, or not a probability; None if it can."""
+        low, high = self._range
+        values = (prediction,) if isinstance(prediction, float) else prediction
+        for value in values:
+            if not low <= value <= high:  # NaN is in no range
+                return NOT_A_PROBABILITY if math.isfinite(value) else MISSING_PREDICTION
+        return None
 
     def _log_failure(self, version: str, role: Role, fault: str) -> None:
         """Log a failure with its traceback; of each kind the first, because a challenger may fail for every request."""
@@ -187,7 +200,3 @@ class ModelService:
             own = (row_id or request_id) if unit is None else row.get(unit)
             found.append(RowIdentity(row_id, None if is_null(own) else canonical_unit(own), moment))
         return found
-
-
-def _is_finite(prediction: Prediction) -> bool:
-    return math.isfinite(prediction) if isinstance(prediction, float) else all(map(math.isfinite, prediction))

@@ -19,7 +19,7 @@ from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import ChallengerScoring, Latency, LatencyComparison, Scoring, Snapshot
-from tasks.policy.rollout.comparison import MISSING_PREDICTION, invalid_rows, missing_rows
+from tasks.policy.rollout.comparison import MISSING_PREDICTION, NOT_A_PROBABILITY, invalid_rows, missing_rows
 from tasks.policy.rollout.guardrails import MIN_TIMED
 from tasks.policy.rollout.traffic import Role, TrafficSplit
 from tasks.policy.statistics.metrics import Floats
@@ -136,7 +136,7 @@ def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answe
     predictions = np.concatenate(parts) if parts else np.empty(0)
     missing, invalid = missing_rows(predictions), invalid_rows(predictions, config.task)
     errors = [
-        fault or (MISSING_PREDICTION if lost else "not a probability" if bad else None)
+        fault or (MISSING_PREDICTION if lost else NOT_A_PROBABILITY if bad else None)
         for fault, lost, bad in zip(faults, missing, invalid, strict=True)
     ]
     return _Answers(version.version, predictions, errors, seconds)

@@ -16,7 +16,7 @@ from tasks.adapters.registry import version_files
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Scoring, Snapshot
-from tasks.policy.rollout.comparison import MISSING_PREDICTION
+from tasks.policy.rollout.comparison import MISSING_PREDICTION, NOT_A_PROBABILITY
 from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.rollout.scoring import score_window
@@ -94,7 +94,7 @@ def test_a_missing_prediction_is_no_refusal(monkeypatch):
         scoring = score_window.fn(config, snapshot, champion, split, challenger)
     logged = lake.read_predictions(config, HOLDOUT).to_pandas()
     tried = logged[logged["role"] == "challenger"]
-    assert tried["error"].value_counts().to_dict() == {MISSING_PREDICTION: 2, "not a probability": 2}, "two batches"
+    assert tried["error"].value_counts().to_dict() == {MISSING_PREDICTION: 2, NOT_A_PROBABILITY: 2}, "two batches"
     assert tried["error"][tried["prediction"].isna()].unique().tolist() == [MISSING_PREDICTION]
     assert int((logged["role"] == "champion").sum()) == 4
     assert (scoring.latency.batches, scoring.challenger.latency.batches) == (1, 2)

@@ -44,13 +44,14 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     answers = rollout_evidence.measure_answers(config, window, validation, timings)
     span = Window(plan.started_at - config.settling - timedelta(days=config.window_days), window.end)
     labelled = LabelledSpan(span, as_of, _closed(past, span), excluding)
-    mismatch = _mismatch(config, state, labelled)
+    units = rollout_evidence.assigned_units(config, state, labelled) if state.current.share else None
+    mismatch = _mismatch(config, state, units) if units else None
     rows, why_not = (None, mismatch) if mismatch else _labelled_rows(config, state, labelled)
     evidence = rows.gain(config.performance.primary_metric) if rows else None
     if evidence and any(window < each.window for each in state.looks):
         evidence, why_not = None, "a later window was judged before, and its verdict stands"
     unevaluated = (why_not,) if why_not else ()
-    look = replace(look, mismatch=mismatch)
+    look = replace(look, mismatch=mismatch, units=units[1] if units else None)
     found = _verdict(config, state, evidence)
     if answers is None:
         nothing = f"version {plan.version} answered nothing in {window.name}: no traffic, no verdict"
@@ -78,13 +79,9 @@ def _verdict(config: ModelConfig, state: RolloutState, evidence: Evidence | None
     return None if decided_by_pairs and found.conclusion != "worse" else found
 
 
-def _mismatch(config: ModelConfig, state: RolloutState, at: LabelledSpan) -> str | None:
+def _mismatch(config: ModelConfig, state: RolloutState, units: tuple[int, int]) -> str | None:
     """Return why the units that the step's versions answered are no fair sample of the traffic, in a sentence."""
-    share = state.current.share
-    if share == 0:
-        return None
-    units = rollout_evidence.assigned_units(config, state, at)
-    found = sample_ratio_mismatch(share, *units, config.rollout.control)
+    found = sample_ratio_mismatch(state.current.share, *units, config.rollout.control)
     return found and (
         f"{found}, so the versions cannot be compared; look for lost logs, and for requests that bypass the split"
     )

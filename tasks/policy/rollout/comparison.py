@@ -185,6 +185,7 @@ def invalid_rows(y_pred: Floats, task: str) -> NDArray[np.bool_]:
     return np.asarray(broken | outside, bool)
 
 
+NOT_A_PROBABILITY = "the prediction is not a probability"
 MISSING_PREDICTION = "the prediction is not a finite number"
 """Error of a logged row that a version answered without a usable prediction; every other error is a row that it refused."""
 

@@ -156,6 +156,8 @@ class RolloutLook:
     """Why something was not judged, in sentences."""
     mismatch: str | None = None
     """Why the units of this step are no fair sample, so that the versions cannot be compared."""
+    units: int | None = None
+    """Distinct units that the challenger has answered in this step so far; None for a shadow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +248,11 @@ class RolloutState:
 
     @property
     def answered(self) -> int:
-        """Rows that the challenger has answered in this step, served or as a shadow."""
-        own = [look.guardrails for look in self.looks if look.step == self.step and look.at > self.step_since]
-        return sum(each.challenger.rows for each in own if each is not None)
+        """Units that the challenger has answered in this step: each once where it serves, each row as a shadow."""
+        own = [look for look in self.looks if look.step == self.step and look.at > self.step_since]
+        if own and own[-1].units is not None:
+            return own[-1].units
+        return sum(look.guardrails.challenger.rows for look in own if look.guardrails is not None)
 
     def moved(self, move: RolloutMove) -> "RolloutState":
         """The state after this move."""

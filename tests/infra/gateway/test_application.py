@@ -163,28 +163,38 @@ def test_where_the_challenger_fails_the_champion_answers(config, outcome):
     assert f'failed_rows_total{{model="{NAME}",role="challenger",version="2"}} {len(failed)}' in metrics_of(gateway)
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "guardrail"),
+    [
+        (math.nan, "the prediction is not a finite number", "missing"),
+        (math.inf, "the prediction is not a finite number", "missing"),
+        (1.5, "the prediction is not a probability", "errors"),
+        (-1e-9, "the prediction is not a probability", "errors"),
+    ],
+)
 @pytest.mark.parametrize("role", ["challenger", "shadow"])
-def test_a_prediction_that_is_not_finite_is_missing(config, monkeypatch, role):
+def test_a_prediction_that_is_no_answer_is_not_served(config, monkeypatch, role, value, error, guardrail):
     """As in batch scoring: only its own row is lost, the champion serves it, and the log says why."""
     split_traffic(config, **CANARY if role == "challenger" else {"mode": "shadow", "share": 0.0})
     gateway = gateway_of(config)
     predict, row_of = ServedVersion.predict, [row["id"] for row in ROWS]
     lost = {each for each in row_of if hash_of(each) < 0.3}
 
-    def with_nans(version, rows, numbers=None):
+    def spoiled(version, rows, numbers=None):
         found = predict(version, rows, numbers)
-        nan = [version.number == "2" and row["id"] in lost for row in rows]
-        return [math.nan if each else value for each, value in zip(nan, found, strict=True)]
+        bad = [version.number == "2" and row["id"] in lost for row in rows]
+        return [value if each else right for each, right in zip(bad, found, strict=True)]
 
-    monkeypatch.setattr(ServedVersion, "predict", with_nans)
+    monkeypatch.setattr(ServedVersion, "predict", spoiled)
     answer = ask(gateway, *ROWS).json()["predictions"]
     log = logged(gateway)
     found = arm_statistics("2", arms_of(log, "1", "2").challenger)
     tried = {row["id"] for row in log.to_pylist() if row["role"] == role}
-    assert (found.rows, found.refused, found.missing) == (len(tried), 0, len(tried & lost))
-    assert found.missing
-    assert {breach.guardrail for breach in judge_guardrails(Guardrails(), evidence_of(log))} == {"missing"}
-    assert {row["error"] for row in log.to_pylist()} == {None, "the prediction is not a finite number"}
+    counts = {"missing": found.missing, "errors": found.refused}
+    assert (found.rows, counts.pop(guardrail), set(counts.values())) == (len(tried), len(tried & lost), {0})
+    assert tried & lost
+    assert {breach.guardrail for breach in judge_guardrails(Guardrails(), evidence_of(log))} == {guardrail}
+    assert {row["error"] for row in log.to_pylist()} == {None, error}
     by_champion = set(row_of) - (tried - lost if role == "challenger" else set())
     expected = zip(row_of, predicted("1", *ROWS), predicted("2", *ROWS), strict=True)
     assert answer == [ours if each in by_champion else other for each, ours, other in expected]

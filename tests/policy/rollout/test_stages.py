@@ -137,6 +137,15 @@ def test_seven_good_looks_do_not_outweigh_missing_units():
         at = replace(at, looks=(*at.looks, found))
 
 
+@pytest.mark.parametrize(("units", "step"), [((40, 99), None), ((40, 100), 2), ((None, None), 2)])
+def test_a_unit_counts_once_however_often_it_asks(units, step):
+    """1,000 rows of each look are those of a few units; entries of before tell only the rows."""
+    at = state(step=1, since=START)
+    first, second = (look(day, at, rows=1000, units=found) for day, found in enumerate(units, start=1))
+    move = decide_step(CANARY, replace(at, looks=(first,)), second)
+    assert (move and move.step) == step
+
+
 def test_bake_time_counts_from_the_step():
     at = state(step=1, since=START + timedelta(hours=12))
     assert decide_step(CANARY, at, look(1, at)) is None
