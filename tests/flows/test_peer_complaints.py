@@ -12,7 +12,6 @@
 """
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,42 +22,22 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollout import rollout
 from flows.score import score
-from tasks.adapters import evaluation, lake, ledger, orchestration, registry, traffic
+from tasks.adapters import evaluation, lake, orchestration, registry, traffic
 from tasks.adapters.storage import lease
 from tasks.policy.records.base import Window, utc
-from tasks.policy.rollout.stages import RolloutState, rollout_state
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.rollout.verdict import RolloutForecast, VerdictPolicy, decide_verdict, paired_evidence
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric
+from tests.support.small_rollout import begin_rollout, serve, state, with_rollout
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-NO_TRAFFIC = "rollout: {feedback: false, max_days: 3}"
-
-
-def begin_rollout(begin, folder: Path, block: str = "rollout: {feedback: false}") -> str:
-    """A champion that serves, and a challenger whose rollout has begun on 25 January."""
-    model = begin(folder, **{"rollout: {mode: none}": block})
-    serve(model, 25)
-    retrain(model, until=utc("2024-01-25"), reason="a second model")
-    promote(model, until=utc("2024-01-25"))
-    return model
-
-
-def serve(model: str, *days: int) -> None:
-    for day in days:
-        score(model, until=utc(f"2024-01-{day:02d}"))
-        monitor(model, until=utc(f"2024-01-{day:02d}"))
-
-
-def state() -> RolloutState:
-    found = rollout_state(ledger.entries("small"))
-    assert found is not None
-    return found
+SHADOW = with_rollout("{feedback: false}")
+NO_TRAFFIC = with_rollout("{feedback: false, max_days: 3}")
 
 
 def test_no_traffic_is_neither_a_rollback_nor_a_promotion(tmp_path, begin):
-    model = begin_rollout(begin, tmp_path, NO_TRAFFIC)
+    model = begin_rollout(begin, tmp_path, **NO_TRAFFIC)
     monitor(model, until=utc("2024-01-27"))
     assert (state().status, traffic.read_split("small").mode) == ("running", "shadow")
     assert "no traffic, no verdict" in state().looks[-1].unevaluated[0]
@@ -69,7 +48,7 @@ def test_no_traffic_is_neither_a_rollback_nor_a_promotion(tmp_path, begin):
 
 
 def test_an_inconclusive_rollout_does_not_stop_the_next_one(tmp_path, begin):
-    model = begin_rollout(begin, tmp_path, NO_TRAFFIC.replace("3", "1"))
+    model = begin_rollout(begin, tmp_path, **with_rollout("{feedback: false, max_days: 1}"))
     monitor(model, until=utc("2024-01-27"))
     assert state().end.end == "inconclusive"
     retrain(model, until=utc("2024-01-27"), reason="a third model")
@@ -78,7 +57,7 @@ def test_an_inconclusive_rollout_does_not_stop_the_next_one(tmp_path, begin):
 
 
 def test_a_held_inconclusive_rollout_is_freed_by_a_person(tmp_path, begin):
-    model = begin_rollout(begin, tmp_path, NO_TRAFFIC.replace("max_days: 3", "max_days: 3, on_inconclusive: hold"))
+    model = begin_rollout(begin, tmp_path, **with_rollout("{feedback: false, max_days: 3, on_inconclusive: hold}"))
     monitor(model, until=utc("2024-01-29"))
     assert state().status == "held"
     rollout(model, action="resume", reason="the traffic is back", requested_by="Ada", until=utc("2024-01-29"))
@@ -87,7 +66,7 @@ def test_a_held_inconclusive_rollout_is_freed_by_a_person(tmp_path, begin):
 
 
 def test_a_failed_analysis_stops_the_rollout_where_it_is(tmp_path, begin, monkeypatch):
-    model = begin_rollout(begin, tmp_path)
+    model = begin_rollout(begin, tmp_path, **SHADOW)
     score(model, until=utc("2024-01-27"))
     before = traffic.read_split("small")
 
@@ -115,7 +94,7 @@ def test_seven_of_ten_values_at_100_against_1_never_pass(method, units):
 
 @pytest.mark.parametrize(("mode", "share"), [("canary", 0.0), ("ab", 0.0), ("none", 0.5)])
 def test_weight_0_means_no_row(tmp_path, begin, mode, share):
-    model = begin_rollout(begin, tmp_path)
+    model = begin_rollout(begin, tmp_path, **SHADOW)
     with lease.hold("small", "test"):
         traffic.write_split(TrafficSplit("small", "1", "2", mode, share, None, "salt", "canary 0 %"))
     score(model, until=utc("2024-01-27"))
@@ -125,7 +104,7 @@ def test_weight_0_means_no_row(tmp_path, begin, mode, share):
 
 def test_promotion_needs_no_hand(tmp_path, begin, monkeypatch):
     """A passed rollout emits the event that an automation turns into a run of `promote`."""
-    model = begin_rollout(begin, tmp_path)
+    model = begin_rollout(begin, tmp_path, **SHADOW)
     emitted: Counter[str] = Counter()
     announce = orchestration.events.announce
 

@@ -20,38 +20,17 @@ from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
-from tasks.policy.rollout.stages import ANNOUNCED, RolloutState, rollout_state
+from tasks.policy.rollout.stages import ANNOUNCED, RolloutState
 from tasks.rollout import scoring
 from tasks.rollout.steps import carry_on, publish_rollouts
 from tests.support.small_model import rows, write_model
+from tests.support.small_rollout import begin_rollout, serve, state, with_rollout
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-SHADOW = {"rollout: {mode: none}": "rollout: {feedback: false}"}
-CANARY = {"rollout: {mode: none}": "rollout: {shares: [0.2, 0.5], min_units: 30, verdict: {margin: 0.5}}"}
+SHADOW = with_rollout("{feedback: false}")
+CANARY = with_rollout("{shares: [0.2, 0.5], min_units: 30, verdict: {margin: 0.5}}")
 APPROVED = {"window_days: 2": "promotion: {mode: approval}\nwindow_days: 2"}
-
-
-def begin_rollout(begin, folder, **replacements: str) -> str:
-    """A champion that serves, and a challenger whose rollout has begun on 25 January."""
-    model = begin(folder, **replacements)
-    serve(model, 25)
-    retrain(model, until=utc("2024-01-25"), reason="a second model")
-    started = promote(model, until=utc("2024-01-25"))
-    assert isinstance(started, RolloutState)
-    return model
-
-
-def serve(model: str, *days: int) -> None:
-    for day in days:
-        score(model, until=utc(f"2024-01-{day:02d}"))
-        monitor(model, until=utc(f"2024-01-{day:02d}"))
-
-
-def state() -> RolloutState:
-    found = rollout_state(ledger.entries("small"))
-    assert found is not None
-    return found
 
 
 def logged(model: str, day: int) -> list[tuple[str, str]]:
@@ -299,7 +278,7 @@ def run_killed(monkeypatch, target: object, name: str, run, model: str, day: int
 
 def test_traffic_follows_an_end_whose_run_was_killed(tmp_path, begin, monkeypatch):
     """Otherwise a challenger would go on answering after its rollout ended inconclusive."""
-    inconclusive = {"rollout: {mode: none}": "rollout: {feedback: false, min_units: 100000, max_days: 1}"}
+    inconclusive = with_rollout("{feedback: false, min_units: 100000, max_days: 1}")
     model = begin_rollout(begin, tmp_path, **inconclusive)
     score(model, until=utc("2024-01-27"))
     run_killed(monkeypatch, traffic, "write_split", monitor, model, 27)
@@ -310,7 +289,7 @@ def test_traffic_follows_an_end_whose_run_was_killed(tmp_path, begin, monkeypatc
 
 def test_people_are_notified_of_an_end_whose_run_was_killed(tmp_path, begin, monkeypatch):
     """At the next window: nobody runs the killed run again. Nobody is notified twice after that."""
-    inconclusive = {"rollout: {mode: none}": "rollout: {feedback: false, min_units: 100000, max_days: 1}"}
+    inconclusive = with_rollout("{feedback: false, min_units: 100000, max_days: 1}")
     model = begin_rollout(begin, tmp_path, **inconclusive)
     score(model, until=utc("2024-01-27"))
     run_killed(monkeypatch, reports.rollout, "publish_rollout_page", monitor, model, 27)

@@ -14,8 +14,9 @@ from tasks.adapters import evaluation, ledger, traffic
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import TrafficError
 from tasks.policy.rollout.stages import RolloutState, rollout_state
-from tests.flows.test_rollout import CANARY, begin_rollout, serve
+from tests.flows.test_rollout import CANARY
 from tests.support.haproxy import Haproxy, ModelServer, needs_haproxy, running_haproxy
+from tests.support.small_rollout import begin_rollout, serve
 
 pytestmark = [needs_haproxy, pytest.mark.usefixtures("prefect_server")]
 
