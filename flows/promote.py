@@ -19,7 +19,7 @@ from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.evidence import Promotion
 from tasks.policy.records.text import OneLine
 from tasks.policy.reporting.preview import Preview
-from tasks.policy.rollout.stages import RolloutState
+from tasks.policy.rollout.state import RolloutState
 from tasks.record.history import find_challenger, require_validation
 from tasks.record.preview import preview_promotion
 from tasks.record.publication import publish_answer, publish_promotion

@@ -27,7 +27,7 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Decision, ModelVersion, Promotion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
-from tasks.policy.reporting.rollout import progress, rollout_events
+from tasks.policy.reporting.rollout_replay import progress, rollout_events
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.record.history import load_degradation
 from tasks.replay.baselines import BaselineScores, compare_with_baselines, score_baselines

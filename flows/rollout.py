@@ -12,7 +12,8 @@ from pydantic import Field
 from flows.parameters import Actor, Model, Moment, Reason, resolve_as_of, run_name, wall_clock
 from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.rollout.stages import RolloutAction, RolloutState
+from tasks.policy.rollout.stages import RolloutAction
+from tasks.policy.rollout.state import RolloutState
 from tasks.rollout.access import admit, check_director, check_trigger
 from tasks.rollout.lease import with_lease
 from tasks.rollout.steps import direct, show_rollout

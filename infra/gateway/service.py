@@ -22,9 +22,9 @@ from infra.gateway.requests import Row, is_null, read_id, read_time
 from infra.gateway.shadows import ShadowQueue
 from infra.gateway.trees import Prediction
 from infra.gateway.versions import FAILURES, Follower, ServedVersion, Serving
+from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY
 from tasks.policy.records.base import CLOCKS_APART
 from tasks.policy.records.errors import FeatureError, RequestRefused
-from tasks.policy.rollout.comparison import MISSING_PREDICTION, NOT_A_PROBABILITY
 from tasks.policy.rollout.traffic import Role, canonical_unit
 
 logger = logging.getLogger(__name__)

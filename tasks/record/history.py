@@ -32,7 +32,7 @@ from tasks.policy.records.evidence import (
 from tasks.policy.records.reports import Latency, Scoring
 from tasks.policy.rollout.probation import Degradation
 from tasks.policy.rollout.restorable import returnable
-from tasks.policy.rollout.stages import rollout_state
+from tasks.policy.rollout.state import rollout_state
 from tasks.policy.rollout.versions import changed_outside, on_trial
 
 

@@ -30,8 +30,8 @@ from tasks.policy.reporting.preview import (
     too_few_rows,
     why_not_started,
 )
-from tasks.policy.rollout import stages
 from tasks.policy.rollout.restorable import RollbackPlan
+from tasks.policy.rollout.state import rollout_of
 from tasks.policy.rollout.validation import why_not_promote
 
 
@@ -98,7 +98,7 @@ def preview_promotion(
         status = "quarantined"
     barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
     past = Past(ledger.entries(config.name))
-    rollout = stages.rollout_of(past.entries, challenger.decision_id)
+    rollout = rollout_of(past.entries, challenger.decision_id)
     waits = why_not_started(rollout, config.rollout, request.as_of)
     smoke_test = evaluation.challenger.smoke_test(challenger, config.training.estimator)
     refusals = collect_refusals((*access, gate, barred, waits, smoke_test))

@@ -29,7 +29,7 @@ from tasks.policy.records.evidence import (
     ValidationReport,
 )
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.rollout.stages import ENDED, RolloutMove
+from tasks.policy.rollout.state import ENDED, RolloutMove
 from tasks.policy.statistics.intervals import Gain, PairedPredictions, paired_bootstrap
 from tasks.policy.statistics.metrics import class_count, undefined
 from tasks.policy.statistics.resampling import Resampling

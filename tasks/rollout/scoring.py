@@ -17,10 +17,10 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.comparison.guardrails import MIN_TIMED
+from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY, invalid_rows, missing_rows
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import ChallengerScoring, Latency, LatencyComparison, Scoring, Snapshot
-from tasks.policy.rollout.comparison import MISSING_PREDICTION, NOT_A_PROBABILITY, invalid_rows, missing_rows
-from tasks.policy.rollout.guardrails import MIN_TIMED
 from tasks.policy.rollout.traffic import Role, TrafficSplit
 from tasks.policy.statistics.metrics import Floats
 

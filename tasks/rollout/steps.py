@@ -5,33 +5,44 @@ all traffic to the champion comes first, because it must not wait for anything. 
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, ledger, orchestration, registry, reports, storage, traffic
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.comparison.plan import horizon_warning
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.errors import LeaseHeld, PromotionRefused, RolloutRefused, VersionGone
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import Fact, ModelVersion, Past, ValidationReport
 from tasks.policy.rollout import stages
-from tasks.policy.rollout.stages import Rollout, RolloutAction, RolloutEnd, RolloutLook, RolloutMove, RolloutState
+from tasks.policy.rollout.stages import RolloutAction
+from tasks.policy.rollout.state import (
+    ANNOUNCED,
+    ENDED,
+    LOOKED,
+    MOVED,
+    STARTED,
+    Rollout,
+    RolloutEnd,
+    RolloutLook,
+    RolloutMove,
+    RolloutState,
+    rollout_of,
+    rollout_state,
+)
 from tasks.policy.rollout.validation import why_not_promote
-from tasks.policy.rollout.verdict import horizon_warning
 
 PATIENCE_S = 60.0
-SYSTEM = "perennial"
-NEWS = timedelta(days=7)
-"""How long after the end of a rollout people are still notified of it, where the run that ended it was killed."""
 
 
 def find_rollout(config: ModelConfig, decision_id: str | None = None) -> RolloutState | None:
     """Return the rollout of this decision's challenger, or the latest one; None if there is none."""
     entries = ledger.entries(config.name)
-    return stages.rollout_of(entries, decision_id) if decision_id else stages.rollout_state(entries)
+    return rollout_of(entries, decision_id) if decision_id else rollout_state(entries)
 
 
 # no retries: a second attempt would find the rollout started
@@ -61,7 +72,7 @@ def open_rollout(
     _check_startable(config, challenger, champion, validation)
     end_rollout(config, request, "superseded", (f"version {challenger.version} was validated by a newer decision",))
     plan = _plan(config, request, challenger, validation)
-    ledger.append(config.name, Fact(stages.STARTED, plan, request.as_of, plan.decision_id, request.actor))
+    ledger.append(config.name, Fact(STARTED, plan, request.as_of, plan.decision_id, request.actor))
     state = RolloutState(plan)
     _follow(config, state)
     get_run_logger().info("rollout: %s", "; ".join(plan.reasons))
@@ -109,7 +120,7 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
 
     A breach returns all traffic in this run; a retrain that holds the lease does not delay it.
     """
-    state = stages.rollout_state(past.entries)
+    state = rollout_state(past.entries)
     if state is None or mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
         return state
     if not state.is_active:
@@ -118,13 +129,13 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
         _follow_under_lease(config, state)
         return state
-    move = _unfinished_return(config, state)
+    move = stages.unfinished_return(config.rollout, state)
     if move is None and state.status == "passed" and _serves(config, state):  # `promote` was killed before its end
         _remind(config, state)
         return state
     overtaken = None if move else _why_overtaken(config, state)
     if overtaken:
-        move = _end(state, "superseded", (overtaken,), as_of)
+        move = state.ended("superseded", (overtaken,), as_of)
     if move is None:
         state, move = _look(config, state, past, window, as_of)
     if move is None:
@@ -140,7 +151,7 @@ def _complete_end(config: ModelConfig, state: RolloutState, window: Window, as_o
     _follow_under_lease(config, state)
     if state.end is not None and state.end.window == window.name:
         _publish_page(config, state)
-    if _is_unannounced(config, state, as_of):
+    if state.is_news(as_of, config.window_days):
         _announce_end(config, state)
 
 
@@ -151,21 +162,17 @@ def _look(
     look = next((look for look in state.looks if look.window == window), None)
     look = look or evaluation.rollout_look.look_at(config, state, past, window, as_of)
     look_id = digest(state.plan.decision_id, "look", window.name)
-    entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, look_id))
+    entry = ledger.append(config.name, Fact(LOOKED, look, as_of, look_id))
     look = from_json(RolloutLook, entry.body)
     if look not in state.looks:
         state = replace(state, looks=(*state.looks, look))
     found = stages.decide_step(config.rollout, state, look)
-    get_run_logger().info("rollout: version %s, %s", state.plan.version, describe_look(config, state, look, found))
+    get_run_logger().info(
+        "rollout: version %s, %s", state.plan.version, stages.describe_look(config.rollout, state, look, found)
+    )
     if found is not None and config.needs_approval:
         found = stages.awaiting_approval(state, found)
     return state, found
-
-
-def _unfinished_return(config: ModelConfig, state: RolloutState) -> RolloutMove | None:
-    """Return the return that follows from the latest look, where the run that recorded the look was killed."""
-    move = stages.decide_step(config.rollout, state, state.looks[-1]) if state.looks else None
-    return move if move is not None and move.end == "returned" else None
 
 
 def _serves(config: ModelConfig, state: RolloutState) -> bool:
@@ -192,7 +199,7 @@ def _carry_out(config: ModelConfig, state: RolloutState, move: RolloutMove) -> R
     try:
         with storage.lease.hold(config.name, "monitor", ("retrain",) if returns else (), patience_s=PATIENCE_S):
             now = find_rollout(config, move.rollout)
-            if now is not None and _has_moved(now, state, move):
+            if now is not None and now.has_moved_on(state, move):
                 _follow(config, find_rollout(config) or now)
                 return now
             return make_move(config, move)
@@ -201,18 +208,6 @@ def _carry_out(config: ModelConfig, state: RolloutState, move: RolloutMove) -> R
             raise
         get_run_logger().warning("rollout: not moved on, the next run does: %s", held)
         return state
-
-
-def _has_moved(now: RolloutState, before: RolloutState, move: RolloutMove) -> bool:
-    """Return whether another run or a person ended the rollout, or moved it on, while this run judged it.
-
-    A return, or an end by a newer decision, is carried out all the same, and a move that an interrupted run made is completed.
-    """
-    if not now.is_active:
-        return True
-    if move.end in ("returned", "superseded") or move.id in {each.id for each in now.moves}:
-        return False
-    return now.moves != before.moves
 
 
 def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
@@ -226,13 +221,15 @@ def make_move(config: ModelConfig, move: RolloutMove) -> RolloutState:
     if move.end == "returned":
         move = _return_traffic(config, state, move)
     if move.status == "ended":
-        move = with_uplift(config, state, move)
-    kind = stages.ENDED if move.status == "ended" else stages.MOVED
+        move = state.with_uplift(move, config.budget.value_usd_per_metric_unit_per_day)
+    kind = ENDED if move.status == "ended" else MOVED
     entry = ledger.append(config.name, Fact(kind, move, move.at, move.id, move.by))
     made = from_json(RolloutMove, entry.body)
     state = state if made in state.moves else state.moved(made)
     _follow(config, state)
-    get_run_logger().info("rollout: version %s %s: %s", state.plan.version, _named(state, made), made.reasons[0])
+    get_run_logger().info(
+        "rollout: version %s %s: %s", state.plan.version, stages.describe_move(state, made), made.reasons[0]
+    )
     if state.end is not None:
         _publish_page(config, state)
         _announce_end(config, state)
@@ -263,21 +260,12 @@ def end_rollout(
     """End the rollout of this decision's challenger, or the latest one, if it is active; the caller holds the lease."""
     state = find_rollout(config, decision_id)
     if state is not None and state.is_active:
-        make_move(config, _end(state, end, reasons, request.as_of, request.actor))
+        make_move(config, state.ended(end, reasons, request.as_of, request.actor))
 
 
 def approve_step(config: ModelConfig, state: RolloutState, request: RunRequest, by: str) -> RolloutState:
     """Move a rollout that waited for approval to its first served step; the caller holds the lease."""
-    move = RolloutMove(
-        state.plan.decision_id,
-        state.plan.version,
-        "running",
-        state.step + 1,
-        request.as_of,
-        (f"approved by {by}",),
-        request.actor,
-    )
-    return make_move(config, move)
+    return make_move(config, stages.approved(state, request.as_of, by, request.actor))
 
 
 def direct(config: ModelConfig, request: RunRequest, action: RolloutAction) -> RolloutState:
@@ -296,20 +284,6 @@ def direct(config: ModelConfig, request: RunRequest, action: RolloutAction) -> R
     if move.end == "aborted":
         registry.tag(config.name, state.plan.version, status="rejected")
     return make_move(config, move)
-
-
-def with_uplift(config: ModelConfig, state: RolloutState, move: RolloutMove) -> RolloutMove:
-    """The move with the gain measured by the rollout, in units of the metric and in USD a day."""
-    look = next((look for look in reversed(state.looks) if look.verdict is not None), None)
-    if look is None or look.evidence is None or look.verdict is None:
-        return move
-    gain, value = look.evidence, config.budget.value_usd_per_metric_unit_per_day
-    usd = None if value is None else (gain.gain * value, look.verdict.low * value, look.verdict.high * value)
-    return replace(move, uplift=gain, uplift_usd_per_day=usd)
-
-
-def _end(state: RolloutState, end: RolloutEnd, reasons: tuple[str, ...], at: datetime, by: str = SYSTEM) -> RolloutMove:
-    return RolloutMove(state.plan.decision_id, state.plan.version, "ended", state.step, at, reasons, by, end)
 
 
 def _follow(config: ModelConfig, state: RolloutState) -> None:
@@ -341,8 +315,8 @@ def _publish_page(config: ModelConfig, state: RolloutState) -> None:
 def publish_rollouts(config: ModelConfig) -> None:
     """Write the page of every rollout in the ledger, and publish the latest one in the dashboard."""
     entries = ledger.entries(config.name)
-    started = [entry.decision_id or "" for entry in entries if entry.kind == stages.STARTED]
-    states = [state for decision_id in started if (state := stages.rollout_of(entries, decision_id))]
+    started = [entry.decision_id or "" for entry in entries if entry.kind == STARTED]
+    states = [state for decision_id in started if (state := rollout_of(entries, decision_id))]
     for state in states[:-1]:
         reports.rollout.write_page(config, state)
     for state in states[-1:]:
@@ -353,15 +327,8 @@ def _announce_end(config: ModelConfig, state: RolloutState) -> None:
     """Notify people of the end, then record that they were: a run that is killed in between notifies them twice."""
     if state.end is not None:
         _announce(config, state, "rollout.ended", state.end.reasons, state.end.at)
-        fact = Fact(stages.ANNOUNCED, state.end.reasons[0], state.end.at, state.plan.decision_id)
+        fact = Fact(ANNOUNCED, state.end.reasons[0], state.end.at, state.plan.decision_id)
         ledger.append(config.name, fact)
-
-
-def _is_unannounced(config: ModelConfig, state: RolloutState, as_of: datetime) -> bool:
-    """Whether the run that ended the rollout was killed before it notified people; older ends are no news."""
-    if state.end is None or state.is_announced:
-        return False
-    return as_of - state.end.at <= max(NEWS, timedelta(days=2 * config.window_days))
 
 
 def _remind(config: ModelConfig, state: RolloutState) -> None:
@@ -381,22 +348,6 @@ def _why_overtaken(config: ModelConfig, state: RolloutState) -> str | None:
     except VersionGone as error:  # any other fault of the registry passes, and says nothing about the version
         return f"version {plan.version} is gone: {error}"
     return f"version {plan.version} is {status}" if status in ("quarantined", "rejected") else None
-
-
-def _named(state: RolloutState, move: RolloutMove) -> str:
-    if move.status == "ended":
-        return f"ended ({move.end})"
-    return {"passed": "passed", "held": "is held", "awaiting_approval": "waits for approval"}.get(
-        move.status, f"goes to {state.plan.steps[move.step].name}"
-    )
-
-
-def describe_look(config: ModelConfig, state: RolloutState, look: RolloutLook, move: RolloutMove | None) -> str:
-    """Describe a look in one sentence."""
-    if move is not None:
-        return move.reasons[0]
-    waiting = stages.why_wait(config.rollout, state, look.at)
-    return waiting or f"{state.current.name}: {state.status}"
 
 
 def show_rollout(config: ModelConfig, action: RolloutAction) -> RolloutState | None:

@@ -22,22 +22,19 @@ from rich.console import Console
 from rich.table import Table
 from scipy import special
 
-from tasks.policy.rollout.traffic import TrafficSplit
-from tasks.policy.rollout.validation import ValidationPolicy
-from tasks.policy.rollout.verdict import (
+from tasks.policy.comparison.evidence import Evidence, paired_evidence, served_evidence, why_not_paired
+from tasks.policy.comparison.plan import (
     LEAST_UNITS,
-    Evidence,
     ExpectedTraffic,
     Method,
     RolloutForecast,
     VerdictPolicy,
-    decide_verdict,
     forecast,
-    paired_evidence,
-    served_evidence,
     unit_sigma,
-    why_not_paired,
 )
+from tasks.policy.comparison.verdict import decide_verdict
+from tasks.policy.rollout.traffic import TrafficSplit
+from tasks.policy.rollout.validation import ValidationPolicy
 from tasks.policy.statistics.group_sequential import boundaries, spending_looks
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric

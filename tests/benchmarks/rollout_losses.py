@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xgboost
 
-from tasks.policy.rollout.comparison import ServedArm
+from tasks.policy.comparison.arms import ServedArm
 from tasks.policy.statistics.resampling import SHRINKAGE
 from tests.benchmarks import streams
 

@@ -176,7 +176,7 @@ def wrong(scenario: Scenario) -> tuple[str, ...]:
     """Return the violated invariants: state, traffic, registry, ledger, and a free lease."""
     from tasks.adapters import ledger, registry, reports, traffic
     from tasks.adapters.storage import lease
-    from tasks.policy.rollout.stages import rollout_state
+    from tasks.policy.rollout.state import rollout_state
 
     entries, split = ledger.entries(NAME), traffic.read_split(NAME)
     state = rollout_state(entries)

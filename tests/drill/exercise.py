@@ -22,7 +22,7 @@ from flows.promote import promote
 from flows.rollout import rollout
 from tasks.adapters import ledger
 from tasks.policy.records.base import Window
-from tasks.policy.rollout.stages import RolloutState, rollout_state
+from tasks.policy.rollout.state import RolloutState, rollout_state
 from tests.drill.faults import Fault
 from tests.drill.model import ROWS_PER_WINDOW, SHARE, WINDOW
 from tests.drill.services import Service

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from deployments.config.model import load_model_config
 from tasks.adapters import registry
-from tasks.policy.rollout.comparison import MISSING_PREDICTION
+from tasks.policy.comparison.predictions import MISSING_PREDICTION
 from tests.drill.faults import Raised, Row, apply_fault
 from tests.support.haproxy import ModelServer, Refused
 

@@ -24,9 +24,11 @@ from flows.rollout import rollout
 from flows.score import score
 from tasks.adapters import evaluation, lake, orchestration, registry, traffic
 from tasks.adapters.storage import lease
+from tasks.policy.comparison.evidence import paired_evidence
+from tasks.policy.comparison.plan import RolloutForecast, VerdictPolicy
+from tasks.policy.comparison.verdict import decide_verdict
 from tasks.policy.records.base import Window, utc
 from tasks.policy.rollout.traffic import TrafficSplit
-from tasks.policy.rollout.verdict import RolloutForecast, VerdictPolicy, decide_verdict, paired_evidence
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric
 from tests.support.small_rollout import begin_rollout, serve, state, with_rollout

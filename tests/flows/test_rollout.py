@@ -20,7 +20,7 @@ from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Past, Promotion
-from tasks.policy.rollout.stages import ANNOUNCED, RolloutState
+from tasks.policy.rollout.state import ANNOUNCED, RolloutState
 from tasks.rollout import scoring
 from tasks.rollout.steps import carry_on, publish_rollouts
 from tests.support.small_model import rows, write_model

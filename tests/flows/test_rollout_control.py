@@ -13,7 +13,7 @@ from flows.score import score
 from tasks.adapters import evaluation, ledger, traffic
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import TrafficError
-from tasks.policy.rollout.stages import RolloutState, rollout_state
+from tasks.policy.rollout.state import RolloutState, rollout_state
 from tests.flows.test_rollout import CANARY
 from tests.support.haproxy import Haproxy, ModelServer, needs_haproxy, running_haproxy
 from tests.support.small_rollout import begin_rollout, serve

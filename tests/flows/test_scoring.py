@@ -13,11 +13,11 @@ from tasks.adapters import lake
 from tasks.adapters.evaluation import challenger as trial
 from tasks.adapters.evaluation.rollout_evidence import measure_answers
 from tasks.adapters.registry import version_files
+from tasks.policy.comparison.guardrails import Guardrails, judge_guardrails
+from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Scoring, Snapshot
-from tasks.policy.rollout.comparison import MISSING_PREDICTION, NOT_A_PROBABILITY
-from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.rollout.scoring import score_window
 from tests.support.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register

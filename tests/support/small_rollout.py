@@ -9,7 +9,7 @@ from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import ledger
 from tasks.policy.records.base import utc
-from tasks.policy.rollout.stages import RolloutState, rollout_state
+from tasks.policy.rollout.state import RolloutState, rollout_state
 
 
 def begin_rollout(begin: Callable[..., str], folder: Path, **replacements: str) -> str:

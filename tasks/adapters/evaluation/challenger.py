@@ -18,12 +18,12 @@ from tasks.adapters.models.label_alignment import align_labels, all_classes
 from tasks.adapters.models.slice_values import groups_of
 from tasks.adapters.registry import version_files
 from tasks.adapters.storage.redaction import reason_of
+from tasks.policy.comparison import differences
+from tasks.policy.comparison.predictions import prediction_fault, prediction_histogram
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, ModelFileError
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, PredictionHistogram
-from tasks.policy.rollout import comparison
-from tasks.policy.rollout.comparison import prediction_fault
 from tasks.policy.rollout.validation import Comparison
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
@@ -75,8 +75,7 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
     y_true, aligned = align_labels(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(y_true)
     histograms = [
-        comparison.prediction_histogram(version.version, values)
-        for version, (_, values) in zip(versions, answers, strict=True)
+        prediction_histogram(version.version, values) for version, (_, values) in zip(versions, answers, strict=True)
     ]
     return _Scored(
         rows.filter(pa.array(known)), y_true[known], [values[known] for values in aligned], classes, histograms
@@ -145,16 +144,16 @@ def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
 def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Comparison:
     """Return the comparison with its measurements: the paired differences, or the first model's own value."""
     metric, y_true, new = config.performance.primary_metric, scored.y_true, scored.predictions[0]
-    resampling = Resampling(config.validation.confidence, comparison.DRAWS, config.training.seed)
+    resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)
     prior = _prior(compared.challenger, scored.classes)
-    constant = comparison.against_constant(metric, y_true, new, resampling, prior)
+    constant = differences.against_constant(metric, y_true, new, resampling, prior)
     if compared.champion is None:
-        first = comparison.own_value(metric, y_true, new, resampling)
+        first = differences.own_value(metric, y_true, new, resampling)
         return replace(compared, constant=constant, first=first, challenger_predictions=scored.histograms[0])
     pairs = PairedPredictions(y_true, champion=scored.predictions[1], challenger=new)
     return replace(
         compared,
-        primary=comparison.difference(metric, pairs, resampling),
+        primary=differences.difference(metric, pairs, resampling),
         slices=_slice_differences(config, scored.rows, pairs, resampling),
         protected=config.columns.protected,
         constant=constant,
@@ -169,10 +168,10 @@ def _slice_differences(
     """Return the differences by `validation.slices`, then by the protected columns that are not among them."""
     metric = config.performance.primary_metric
     slices = {name: groups_of(config, name, rows.column(name)) for name in config.validation.slices}
-    found = comparison.slice_differences(metric, pairs, slices, resampling)
+    found = differences.slice_differences(metric, pairs, slices, resampling)
     for name in config.columns.protected:
         if name not in slices and name in rows.column_names:  # else compared above, or absent from these rows
             groups = groups_of(config, name, rows.column(name))
             large = np.isin(groups, largest_groups(groups))
-            found += comparison.slice_differences(metric, pairs.where(large), {name: groups[large]}, resampling)
+            found += differences.slice_differences(metric, pairs.where(large), {name: groups[large]}, resampling)
     return found

@@ -20,9 +20,9 @@ from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.adapters.models.slice_values import groups_of
+from tasks.policy.comparison.predictions import missing_rows
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
-from tasks.policy.rollout.comparison import missing_rows
 from tasks.policy.rollout.traffic import Role
 from tasks.policy.statistics.metrics import Floats
 

@@ -13,11 +13,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.evaluation.prediction_log import ArmRows, arms_of, finite_answers, inside, predictions_of
 from tasks.adapters.evaluation.rollout_labels import LabelledArms, LabelledPairs, LabelledSpan
-from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
-from tasks.policy.records.reports import LatencyComparison
-from tasks.policy.rollout.comparison import MISSING_PREDICTION, shares_in
-from tasks.policy.rollout.guardrails import (
+from tasks.policy.comparison.guardrails import (
     ArmStatistics,
     GuardrailEvidence,
     Guardrails,
@@ -25,7 +21,11 @@ from tasks.policy.rollout.guardrails import (
     gain_in_slice,
     slow_answers,
 )
-from tasks.policy.rollout.stages import RolloutState
+from tasks.policy.comparison.predictions import MISSING_PREDICTION, shares_in
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
+from tasks.policy.records.reports import LatencyComparison
+from tasks.policy.rollout.state import RolloutState
 
 
 def read_arms(config: ModelConfig, span: Window, champion: str, challenger: str) -> ArmRows:

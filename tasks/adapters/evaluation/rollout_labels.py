@@ -29,12 +29,12 @@ from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import category_texts, encode_labels
 from tasks.adapters.models.label_alignment import all_classes, in_order, with_misses
 from tasks.adapters.models.slice_values import groups_of
+from tasks.policy.comparison.arms import ServedArm
+from tasks.policy.comparison.evidence import Evidence, paired_evidence, served_evidence
+from tasks.policy.comparison.guardrails import LabelledGain, paired_calibration_gain, served_calibration_gain
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.base import Window
-from tasks.policy.rollout.comparison import ServedArm
-from tasks.policy.rollout.guardrails import LabelledGain, paired_calibration_gain, served_calibration_gain
-from tasks.policy.rollout.stages import Rollout
-from tasks.policy.rollout.verdict import Evidence, paired_evidence, served_evidence
+from tasks.policy.rollout.state import Rollout
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Floats, Metric

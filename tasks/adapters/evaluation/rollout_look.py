@@ -16,6 +16,11 @@ from tasks.adapters.evaluation.rollout_labels import (
     labelled_arms,
     labelled_pairs,
 )
+from tasks.policy.comparison import plan
+from tasks.policy.comparison.evidence import Evidence, why_not_paired
+from tasks.policy.comparison.guardrails import judge_guardrails
+from tasks.policy.comparison.plan import ExpectedTraffic, RolloutForecast
+from tasks.policy.comparison.verdict import RolloutVerdict, decide_verdict
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.evidence import (
     Judgement,
@@ -26,11 +31,8 @@ from tasks.policy.records.evidence import (
     windows_to_exclude,
 )
 from tasks.policy.records.reports import LatencyComparison, MetricValue, PerformanceReport, Scoring
-from tasks.policy.rollout import verdict
-from tasks.policy.rollout.guardrails import judge_guardrails
-from tasks.policy.rollout.stages import RolloutLook, RolloutState
+from tasks.policy.rollout.state import RolloutLook, RolloutState
 from tasks.policy.rollout.traffic import sample_ratio_mismatch
-from tasks.policy.rollout.verdict import Evidence, ExpectedTraffic, RolloutForecast, RolloutVerdict
 
 
 def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window, as_of: datetime) -> RolloutLook:
@@ -74,7 +76,7 @@ def _verdict(config: ModelConfig, state: RolloutState, evidence: Evidence | None
     forecast = state.plan.forecast
     if evidence is None or forecast is None:
         return None
-    found = verdict.decide_verdict(config.rollout.verdict, forecast, state.evidence, evidence)
+    found = decide_verdict(config.rollout.verdict, forecast, state.evidence, evidence)
     decided_by_pairs = not config.rollout.feedback and not evidence.paired
     return None if decided_by_pairs and found.conclusion != "worse" else found
 
@@ -92,7 +94,7 @@ def _labelled_rows(
 ) -> tuple[LabelledPairs | LabelledArms | None, str | None]:
     """Return (the rows to compare on, None), or (None, why there are none)."""
     if state.current.mode == "shadow":
-        refusal = verdict.why_not_paired(config.rollout.feedback)
+        refusal = why_not_paired(config.rollout.feedback)
         pairs = None if refusal else labelled_pairs(config, state.plan, at)
         return pairs, refusal or (None if pairs else "no labels of rows that both versions predicted have matured")
     arms = labelled_arms(config, state.plan, at)
@@ -117,7 +119,7 @@ def forecast_rollout(config: ModelConfig, past: Past, validation: ValidationRepo
             found, confidence = (realised.low, realised.high, realised.rows), realised.confidence
         elif validation.constant is not None:
             found = (validation.constant.low, validation.constant.high, validation.constant.rows)
-    sigma = verdict.unit_sigma(*found, confidence)
+    sigma = plan.unit_sigma(*found, confidence)
     by_day = policy.cluster == "day"
     traffic = ExpectedTraffic(
         units_per_day=1.0 if by_day else rows,
@@ -127,7 +129,7 @@ def forecast_rollout(config: ModelConfig, past: Past, validation: ValidationRepo
         usd_per_metric_unit=config.budget.value_usd_per_metric_unit_per_day,
     )
     margin = policy.margin or config.validation.margin(primary.name, primary.champion)
-    return verdict.forecast(policy, margin, sigma / max(rows, 1.0) ** 0.5 if by_day else sigma, traffic)
+    return plan.forecast(policy, margin, sigma / max(rows, 1.0) ** 0.5 if by_day else sigma, traffic)
 
 
 def _validation(past: Past, decision_id: str) -> ValidationReport:

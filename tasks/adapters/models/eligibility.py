@@ -6,7 +6,7 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters.lake.label_spellings import ambiguous_spellings, matching_class
 from tasks.adapters.models.encoding import encode_labels, is_number, label_classes
-from tasks.policy.data_quality.label_quality import find_jump
+from tasks.policy.data_quality.label_jumps import find_jump
 from tasks.policy.statistics.metrics import Floats
 
 MAX_CLASSES = 1000

@@ -22,7 +22,7 @@ from tasks.adapters.profiling.feature_counter import counter_of, hash_names
 from tasks.adapters.profiling.leakage import find_leaks
 from tasks.adapters.profiling.sample import WindowSample, write_sample
 from tasks.policy.data_quality.duplicates import IdSketch
-from tasks.policy.data_quality.label_quality import label_levels
+from tasks.policy.data_quality.label_jumps import label_levels
 from tasks.policy.records.base import Window
 from tasks.policy.records.profile import (
     FeatureCounts,

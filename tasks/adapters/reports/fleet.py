@@ -16,7 +16,7 @@ from tasks.policy.reporting.decision import action_words, as_sentence, headline
 from tasks.policy.reporting.fleet import Fleet, FleetMember
 from tasks.policy.reporting.replay_story import share_text
 from tasks.policy.reporting.rollout import headline as rollout_headline, looks_words
-from tasks.policy.rollout.stages import RolloutState
+from tasks.policy.rollout.state import RolloutState
 
 WIDTH, HEIGHT, MARGIN = 180.0, 44.0, 4.0
 

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from tasks.adapters.storage.atomic_files import write_atomically
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.rollout.stages import Rollout
+from tasks.policy.rollout.state import Rollout
 
 TEMPLATES = Path(__file__).parent / "templates"
 

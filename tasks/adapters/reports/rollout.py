@@ -20,16 +20,11 @@ from tasks.adapters.reports import page
 from tasks.adapters.reports.artifacts import bullets, key, table
 from tasks.adapters.storage.links import link, version_link
 from tasks.policy.records.text import plain
-from tasks.policy.reporting import rollout as story
+from tasks.policy.reporting import rollout as story, rollout_rows
 from tasks.policy.reporting.replay_story import share_text
-from tasks.policy.reporting.rollout_looks import (
-    Boundary,
-    LookPoint,
-    days_left,
-    expected_boundaries,
-    look_points,
-)
-from tasks.policy.rollout.stages import RolloutPolicy, RolloutState
+from tasks.policy.reporting.rollout_looks import Boundary, LookPoint, days_left, expected_boundaries, look_points
+from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.state import RolloutState
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 900, 70, 112, 24, 28
 GAIN_HEIGHT, SHARE_HEIGHT = 340, 128
@@ -96,8 +91,9 @@ def render(config: ModelConfig, state: RolloutState) -> str:
         state=state,
         story=story,
         points=look_points(state),
+        visits=rollout_rows.step_visits(state),
         expected=expected_boundaries(state, config.rollout),
-        guardrails=story.guardrail_rows(state, config.rollout.guardrails),
+        guardrails=rollout_rows.guardrail_rows(state, config.rollout.guardrails),
         uplift=story.uplift(state, config.rollout, config.performance.metric, config.budget),
         version_link=version_link,
         share_text=share_text,
@@ -110,7 +106,7 @@ def markdown(config: ModelConfig, state: RolloutState, path: Path) -> str:
     """Return the dashboard's artifact: the first sentence, the plan, then steps, looks and guardrails as tables."""
     policy, plan = config.rollout, state.plan
     warning = story.horizon_warning(state, policy)
-    points, guardrails = look_points(state), story.guardrail_rows(state, policy.guardrails)
+    points, guardrails = look_points(state), rollout_rows.guardrail_rows(state, policy.guardrails)
     unevaluated = state.looks[-1].unevaluated if state.looks else ()
     parts = [
         f"# {config.name}: rollout of version {plain(plan.version)}",
@@ -130,7 +126,7 @@ def markdown(config: ModelConfig, state: RolloutState, path: Path) -> str:
 
 
 def _step_rows(state: RolloutState) -> Iterator[tuple[str, ...]]:
-    for visit in story.step_visits(state):
+    for visit in rollout_rows.step_visits(state):
         ended_by = "; ".join((*visit.remarks, visit.ended_by))
         end = f"{visit.end:%Y-%m-%d %H:%M}" if visit.end else ""
         yield visit.name, share_text(visit.share), f"{visit.start:%Y-%m-%d %H:%M}", end, ended_by
@@ -152,7 +148,7 @@ def _looks(points: Sequence[LookPoint]) -> str:
     return table(("look", "date", "rows", "gain (interval)", "passes above", "returned below", "verdict"), rows)
 
 
-def _guardrails(rows: Sequence[story.GuardrailRow]) -> str:
+def _guardrails(rows: Sequence[rollout_rows.GuardrailRow]) -> str:
     return table(
         ("guardrail", "challenger", "champion", "limit", "verdict"),
         [
@@ -190,7 +186,7 @@ def share_plot(state: RolloutState) -> str:
     """Draw the challenger's share of the traffic over time, with the name of each step."""
     start, end = _span(state)
     frame = Frame(start, end, 0.0, 1.0, SHARE_HEIGHT)
-    changes = story.share_changes(state)
+    changes = rollout_rows.share_changes(state)
     # the last share lasts: until now, or a little longer so that a step that has just begun is to be seen
     until = end if state.end else max(_now(state), changes[-1][0] + (end - start) / 30)
     ends = [*(at for at, _ in changes[1:]), until]
@@ -203,7 +199,7 @@ def share_plot(state: RolloutState) -> str:
     parts = [*_value_axis(frame, (0.0, 0.5, 1.0), percent=True), *_time_axis(frame)]
     parts.append(f'<polygon class="share" points="{" ".join(corners)} {floor}"/>')
     parts.append(f'<polyline class="share-line" points="{" ".join(corners)}"/>')
-    names = [visit.name for visit in story.step_visits(state)]
+    names = [visit.name for visit in rollout_rows.step_visits(state)]
     names += [state.end.end or ""] if state.end else []
     for name, (at, share), until in zip(names, changes, ends, strict=True):
         x, y = frame.x(at), frame.y(share) - 7 if share < 0.8 else frame.y(share) + 16
@@ -277,7 +273,7 @@ def _boundary_lines(frame: Frame, boundaries: Sequence[Boundary], style: str = "
 
 def _step_lines(frame: Frame, state: RolloutState) -> Iterator[str]:
     """Mark the start of each step, and the end; a name that would touch the next one is left out."""
-    moments = [(visit.start, visit.name) for visit in story.step_visits(state)]
+    moments = [(visit.start, visit.name) for visit in rollout_rows.step_visits(state)]
     left = days_left(state) if state.is_active else None
     if left:
         moments.append((_now(state) + timedelta(days=left), "planned end"))

@@ -19,15 +19,15 @@ unit: labels fail from `max_scale_ratio` on, which exceeds what prices, seasons 
 next.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import scipy  # its parts load on first use
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.data_quality.label_jumps import compare_levels, label_levels
+from tasks.policy.data_quality.label_rules import MIN_LABELS, LabelRules
 from tasks.policy.data_quality.quality import Finding
 from tasks.policy.records.base import Window
 from tasks.policy.records.profile import LabelProfile
@@ -35,40 +35,14 @@ from tasks.policy.records.reports import LabelReport, QualityCheck, Verdict
 from tasks.policy.statistics.metrics import confusion, predicted_codes
 
 Floats = NDArray[np.float64]
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 WORDS = "unknown labels"
 """The check that only reports which words for a missing value were found."""
-MIN_LABELS = 50
-"""Number of labels from which their distribution is judged."""
-BLOCKS = 20
-"""Number of consecutive parts of the training rows in which a jump of the label is searched."""
 EXPECTED = 0.99
 """Share of correct predictions from which a single label in all rows counts as expected, such as no sun at night."""
 IN_STEP, OUT_OF_SCALE = 0.8, 1.5
 """Correlation of labels and predictions from which they move together, and slope from which the scale differs."""
 CHANCE = 1e-9
 """Probability below which the labels of a window are not explained by chance with the reference's shares."""
-
-
-class LabelRules(BaseModel):
-    """The label gate. Labels that break a rule are a fault: nothing is trained on them or decided from them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    min_usual_share: float = Field(0.2, ge=0, le=1, examples=[0.5])
-    """Labels that must have arrived once all are due, as a share of the usual number. 0 expects none."""
-    max_unusable_share: float = Field(0.05, ge=0, le=1, examples=[0.01])
-    """Share of labels that may be unusable: infinite, not a number, contradictory, or a third class of two."""
-    max_unknown_class_share: float = Field(0.5, ge=0, le=1, examples=[0.2])
-    """Multiclass: share of labels that may be of classes the model has never seen. Each counts as an error of the model."""
-    max_scale_ratio: float = Field(8.0, gt=1, examples=[4])
-    """Regression: how many times wider or narrower than the training labels the labels may spread."""
-    max_shift: float = Field(3.0, gt=0, examples=[2])
-    """Regression: how far the median label may move, in widths of the training labels (5th to 95th percentile)."""
-    on_unit_change: Literal["warn", "fail"] = Field("fail", examples=["warn"])
-    """Verdict on labels past `max_scale_ratio` or `max_shift`: `fail` keeps them out of training and triggers."""
-    on_constant: Literal["warn", "fail"] = Field("warn", examples=["fail"])
-    """Verdict on a window with one label in all rows, where the reference has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +67,6 @@ class LabelFacts:
     own: tuple[Finding, ...] = ()
     """Results of the owner's expectations on the labels (`quality.suite`)."""
     own_suite_sha256: str | None = None
-
-
-def label_levels(values: Floats) -> tuple[float, ...]:
-    """The percentiles of a profile, then the mean distance from the median; empty without values."""
-    if not len(values):
-        return ()
-    levels = np.quantile(values, LEVELS)
-    return (*map(float, levels), float(np.abs(values - levels[2]).mean()))
 
 
 def judge_labels(facts: LabelFacts, rules: LabelRules) -> LabelReport | None:
@@ -239,7 +205,7 @@ def _varying(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Q
 def _unit(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Iterator[QualityCheck]:
     """Compare spread and median with the reference's; a jump does not count if predictions moved half of the way."""
     before, now, predicted = reference.levels, label_levels(facts.y_true), label_levels(facts.y_pred)
-    for name, jump, setting in _jumps(before, now, predicted, rules):
+    for name, jump, setting in compare_levels(before, now, predicted, rules):
         verdict: Verdict = rules.on_unit_change if jump else "pass"
         expected = "as in the training rows, where 90% of the labels lie between "
         expected += f"{before[0]:.4g} and {before[4]:.4g}"
@@ -270,31 +236,6 @@ def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) 
     )
     observed += "weight in the metric)"
     return QualityCheck("plausible labels", facts.column, verdict, expected, observed if count else "all are", count)
-
-
-def _jumps(
-    before: Sequence[float], now: Sequence[float], predicted: Sequence[float], rules: LabelRules
-) -> Iterator[tuple[str, str, str]]:
-    """(check, the jump or an empty string, the setting) of spread and median."""
-    width, own, guessed = (levels[4] - levels[0] for levels in (before, now, predicted or before))
-    jump, bound = "", rules.max_scale_ratio
-    if width > 0 and own > 0:
-        ratio, distance, along = own / width, now[5] / before[5], guessed / width
-        shared = along >= bound**0.5 if ratio > 1 else along <= bound**-0.5
-        beyond = min(ratio, distance) >= bound or max(ratio, distance) <= 1 / bound
-        if beyond and not (shared and predicted):
-            jump = (
-                f"they spread {ratio:.3g} times as wide as the training labels, but predictions do not, "
-                "as if the unit had changed"
-            )
-    yield "usual scale", jump, f"quality.labels.max_scale_ratio: {bound:g}"
-    jump, bound = "", rules.max_shift
-    if width > 0:
-        moved, along = (now[2] - before[2]) / width, ((predicted or before)[2] - before[2]) / width
-        shared = along * np.sign(moved) >= bound / 2
-        if abs(moved) >= bound and not (shared and predicted):
-            jump = f"their median moved from {before[2]:.4g} to {now[2]:.4g}, but predictions did not, as if the unit had changed"
-    yield "usual level", jump, f"quality.labels.max_shift: {bound:g}"
 
 
 def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
@@ -337,28 +278,3 @@ def _in_step(facts: LabelFacts) -> Iterator[QualityCheck]:
         )
     expected = "labels on the scale of the predictions; check the source before a retrain"
     yield QualityCheck("labels in step", facts.column, "warn" if turned else "pass", expected, observed, 0)
-
-
-def find_jump(values: Floats, rules: LabelRules) -> tuple[int, str] | None:
-    """(position, sentence) of a lasting jump of scale or level in numbers ordered by time; None if there is none.
-
-    It must show between all values before and after, and between the adjacent blocks: growth and seasons are gradual.
-    """
-    if rules.on_unit_change == "warn" or len(values) < 2 * MIN_LABELS:
-        return None
-    size = max(MIN_LABELS, len(values) // BLOCKS)
-    for edge in range(size, len(values) - size + 1, size):
-        if _jump(values[edge - size : edge], values[edge : edge + size], rules):
-            found = _jump(values[:edge], values[edge:], rules)
-            if found:
-                return edge, found
-    return None
-
-
-def _jump(before: Floats, after: Floats, rules: LabelRules) -> str:
-    """Describe the jump from `before` to `after`; empty if there is none."""
-    levels = label_levels(before), label_levels(after)
-    if not any(jump for _, jump, _ in _jumps(*levels, (), rules)):
-        return ""
-    (low, _, _, _, high, _), (then_low, _, _, _, then_high, _) = levels
-    return f"90% lie between {low:.4g} and {high:.4g} before, and between {then_low:.4g} and {then_high:.4g} after"

@@ -11,7 +11,7 @@ from datetime import datetime
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import LedgerEntry, ValidationReport
-from tasks.policy.rollout.stages import rollout_of
+from tasks.policy.rollout.state import rollout_of
 
 
 @dataclass(frozen=True, slots=True)

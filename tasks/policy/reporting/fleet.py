@@ -24,7 +24,7 @@ from tasks.policy.records.evidence import (
 )
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
 from tasks.policy.reporting.rollout import headline
-from tasks.policy.rollout.stages import RolloutState, rollout_state
+from tasks.policy.rollout.state import RolloutState, rollout_state
 
 NeedKind = Literal[
     "approval",

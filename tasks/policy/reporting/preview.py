@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tasks.policy.comparison.plan import RolloutForecast, horizon_warning
 from tasks.policy.economics.costs import Budget, over_budget
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.rollout.restorable import RollbackPlan
-from tasks.policy.rollout.stages import RolloutPolicy, RolloutState, why_wait
-from tasks.policy.rollout.verdict import RolloutForecast, horizon_warning
+from tasks.policy.rollout.stages import RolloutPolicy, why_wait
+from tasks.policy.rollout.state import RolloutState
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from tasks.policy.comparison.evidence import Evidence
+from tasks.policy.comparison.plan import RolloutForecast
+from tasks.policy.comparison.verdict import Conclusion, RolloutVerdict
 from tasks.policy.records.profile import LARGEST
-from tasks.policy.rollout.stages import RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict
+from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.state import RolloutState
 from tasks.policy.statistics.group_sequential import LEAST_STEP, boundaries
 
 DAY = timedelta(days=1)

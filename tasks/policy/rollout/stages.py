@@ -1,29 +1,22 @@
-"""The steps of a rollout as a state machine: shadow first, then served steps, until the challenger may be promoted.
+"""The steps of a rollout: shadow first, then served steps, until the challenger may be promoted.
 
-The state is folded from the ledger, so a killed run resumes where it was and no step is taken twice. Only evidence moves a
-rollout on; time alone never promotes. A rollout ends in one of five ways: promoted, returned (a guardrail or a verdict
-against the challenger), inconclusive, aborted by a person, or superseded by a newer decision.
+Only evidence moves a rollout on; time alone never promotes. A rollout ends in one of five ways: promoted, returned (a
+guardrail or a verdict against the challenger), inconclusive, aborted by a person, or superseded by a newer decision.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tasks.policy.records.base import Settings, Window, digest, from_json
-from tasks.policy.records.evidence import LedgerEntry
-from tasks.policy.rollout.guardrails import Breach, GuardrailEvidence, Guardrails
-from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, TrafficMode, TrafficSplit
-from tasks.policy.rollout.verdict import Evidence, RolloutForecast, RolloutVerdict, VerdictPolicy
+from tasks.policy.comparison.guardrails import Guardrails
+from tasks.policy.comparison.plan import VerdictPolicy
+from tasks.policy.records.base import Settings
+from tasks.policy.rollout.state import RolloutEnd, RolloutLook, RolloutMove, RolloutState, RolloutStatus, RolloutStep
+from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, TrafficMode
 
-STARTED, LOOKED, MOVED, ENDED = "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended"
-ANNOUNCED = "rollout.announced"
-"""People were notified of the end; without this fact, the next run notifies them."""
-RolloutEnd = Literal["promoted", "returned", "inconclusive", "aborted", "superseded"]
 RolloutAction = Literal["hold", "resume", "advance", "abort"]
-RolloutStatus = Literal["running", "held", "awaiting_approval", "passed", "ended"]
 
 
 def _check_share(value: object) -> object:
@@ -107,188 +100,6 @@ class RolloutPolicy(Settings):
         if self.chosen_mode == "canary":
             return (shadow, *(RolloutStep("canary", share) for share in self.shares))
         return (shadow, RolloutStep("ab", self.ab_share)) if self.chosen_mode == "ab" else (shadow,)
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutStep:
-    """One step: what the challenger does, and its share of the units."""
-
-    mode: TrafficMode
-    share: float
-
-    @property
-    def name(self) -> str:
-        """`shadow`, `canary 10 %`, `A/B 5 %`."""
-        if self.mode == "shadow":
-            return self.mode
-        return f"{'A/B' if self.mode == 'ab' else self.mode} {self.share * 100:.3g} %"
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """The plan of a rollout, recorded when it starts."""
-
-    decision_id: str
-    version: str
-    champion: str
-    steps: tuple[RolloutStep, ...]
-    unit: str | None
-    salt: str
-    started_at: datetime
-    forecast: RolloutForecast | None = None
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutLook:
-    """The evidence of one monitor run: guardrails of the window, and the verdict on all labelled rows so far."""
-
-    rollout: str
-    """Decision of the rollout."""
-    step: int
-    window: Window
-    at: datetime
-    guardrails: GuardrailEvidence | None = None
-    breaches: tuple[Breach, ...] = ()
-    evidence: Evidence | None = None
-    verdict: RolloutVerdict | None = None
-    unevaluated: tuple[str, ...] = ()
-    """Why something was not judged, in sentences."""
-    mismatch: str | None = None
-    """Why the units of this step are no fair sample, so that the versions cannot be compared."""
-    units: int | None = None
-    """Distinct units that the challenger has answered in this step so far; None for a shadow."""
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutMove:
-    """A change of a rollout's step or status. `by` is who made it, `perennial` for a monitor run."""
-
-    rollout: str
-    """Decision of the rollout."""
-    version: str
-    status: RolloutStatus
-    step: int
-    at: datetime
-    reasons: tuple[str, ...]
-    by: str = "perennial"
-    end: RolloutEnd | None = None
-    window: str | None = None
-    """The window whose look moved it; None where a person did. A look moves a rollout at most once."""
-    uplift: Evidence | None = None
-    """The gain measured by the end, where labels had matured."""
-    uplift_usd_per_day: tuple[float, float, float] | None = None
-    """The same gain in USD a day: estimate, low and high."""
-
-    @property
-    def id(self) -> str:
-        """Id of the ledger entry: of all ends of a rollout only the first counts, and of each step's moves as well."""
-        if self.status == "ended":
-            return self.rollout
-        return digest(self.rollout, self.status, str(self.step), self.window or self.at.isoformat())
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutState:
-    """A rollout as of now, folded from the ledger: plan, status, step and the looks so far, oldest first."""
-
-    plan: Rollout
-    status: RolloutStatus = "running"
-    step: int = 0
-    since: datetime | None = None
-    looks: tuple[RolloutLook, ...] = ()
-    moves: tuple[RolloutMove, ...] = ()
-    is_announced: bool = False
-    """Whether people were notified of the end."""
-
-    @property
-    def current(self) -> RolloutStep:
-        return self.plan.steps[self.step]
-
-    @property
-    def step_since(self) -> datetime:
-        return self.since or self.plan.started_at
-
-    @property
-    def is_active(self) -> bool:
-        return self.status != "ended"
-
-    def split(self, model: str) -> TrafficSplit:
-        """The traffic split that this state asks for; a challenger that waits for approval is still only a shadow."""
-        plan, step = self.plan, self.current
-        if not self.is_active:
-            return TrafficSplit(model, None)
-        return TrafficSplit(
-            model, plan.champion, plan.version, step.mode, step.share, plan.unit, plan.salt, step.name,
-            self.step_since, plan.decision_id,
-        )  # fmt: skip
-
-    @property
-    def end(self) -> RolloutMove | None:
-        """How the rollout ended; None while it is active."""
-        return self.moves[-1] if self.moves and self.moves[-1].status == "ended" else None
-
-    @property
-    def evidence(self) -> tuple[Evidence, ...]:
-        """The evidence of all looks so far that is comparable: with pairs, or with served answers once there are any."""
-        found = [look.evidence for look in self.looks if look.evidence is not None]
-        return tuple(each for each in found if each.paired == found[-1].paired)
-
-    @property
-    def verdict(self) -> RolloutVerdict | None:
-        """The latest verdict; None before the first."""
-        return next((look.verdict for look in reversed(self.looks) if look.verdict is not None), None)
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether the latest verdict allows a promotion; on a mismatched sample none does."""
-        if self.looks and self.looks[-1].mismatch:
-            return False
-        return self.verdict is not None and self.verdict.conclusion in ("non_inferior", "superior")
-
-    @property
-    def answered(self) -> int:
-        """Units that the challenger has answered in this step: each once where it serves, each row as a shadow."""
-        own = [look for look in self.looks if look.step == self.step and look.at > self.step_since]
-        if own and own[-1].units is not None:
-            return own[-1].units
-        return sum(look.guardrails.challenger.rows for look in own if look.guardrails is not None)
-
-    def moved(self, move: RolloutMove) -> "RolloutState":
-        """The state after this move."""
-        since = move.at if move.step != self.step else self.since
-        return replace(self, status=move.status, step=move.step, since=since, moves=(*self.moves, move))
-
-
-def rollout_state(entries: Sequence[LedgerEntry]) -> RolloutState | None:
-    """Fold the model's latest rollout from its ledger; None if there was none."""
-    started = next((entry for entry in reversed(entries) if entry.kind == STARTED), None)
-    if started is None:
-        return None
-    state = RolloutState(from_json(Rollout, started.body))
-    for entry in entries:
-        if entry.sequence <= started.sequence:
-            continue
-        if entry.kind == LOOKED:
-            look = from_json(RolloutLook, entry.body)
-            if look.rollout == state.plan.decision_id and state.is_active:
-                state = replace(state, looks=(*state.looks, look))
-        elif entry.kind == ANNOUNCED and entry.decision_id == state.plan.decision_id:
-            state = replace(state, is_announced=True)
-        elif entry.kind in (MOVED, ENDED):
-            move = from_json(RolloutMove, entry.body)
-            if move.rollout == state.plan.decision_id and state.is_active:
-                state = state.moved(move)
-    return state
-
-
-def rollout_of(entries: Sequence[LedgerEntry], decision_id: str) -> RolloutState | None:
-    """The rollout of this decision's challenger; None if it was never started."""
-    later = [entry.sequence for entry in entries if entry.kind == STARTED and entry.decision_id == decision_id]
-    following = [entry.sequence for entry in entries if entry.kind == STARTED and later and entry.sequence > later[-1]]
-    if not later:
-        return None
-    return rollout_state([entry for entry in entries if not following or entry.sequence < following[0]])
 
 
 def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -> RolloutMove | None:
@@ -417,3 +228,32 @@ def directed(state: RolloutState, action: RolloutAction, at: datetime, by: str, 
     return RolloutMove(
         plan.decision_id, plan.version, "held" if action == "hold" else "running", state.step, at, reasons, by
     )
+
+
+def approved(state: RolloutState, at: datetime, approver: str, actor: str) -> RolloutMove:
+    """The move to the first served step, once a person has approved it."""
+    plan = state.plan
+    return RolloutMove(
+        plan.decision_id, plan.version, "running", state.step + 1, at, (f"approved by {approver}",), actor
+    )
+
+
+def unfinished_return(policy: RolloutPolicy, state: RolloutState) -> RolloutMove | None:
+    """The return that follows from the latest look, where the run that recorded the look was killed."""
+    move = decide_step(policy, state, state.looks[-1]) if state.looks else None
+    return move if move is not None and move.end == "returned" else None
+
+
+def describe_look(policy: RolloutPolicy, state: RolloutState, look: RolloutLook, move: RolloutMove | None) -> str:
+    """Describe a look, and the move that followed, in one sentence."""
+    if move is not None:
+        return move.reasons[0]
+    return why_wait(policy, state, look.at) or f"{state.current.name}: {state.status}"
+
+
+def describe_move(state: RolloutState, move: RolloutMove) -> str:
+    """Describe what a move does to the rollout, in a few words."""
+    if move.status == "ended":
+        return f"ended ({move.end})"
+    words = {"passed": "passed", "held": "is held", "awaiting_approval": "waits for approval"}
+    return words.get(move.status, f"goes to {state.plan.steps[move.step].name}")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion
-from tasks.policy.rollout.stages import ENDED, RolloutMove
+from tasks.policy.rollout.state import ENDED, RolloutMove
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 MOVES = ("champion.promoted", "champion.rolled_back")

@@ -14,19 +14,14 @@ import pytest
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.evaluation.prediction_log import read_logged
-from tasks.adapters.evaluation.rollout_evidence import (
-    assigned_units,
-    measure_answers,
-    measure_labelled,
-    read_arms,
-)
+from tasks.adapters.evaluation.rollout_evidence import assigned_units, measure_answers, measure_labelled, read_arms
 from tasks.adapters.evaluation.rollout_labels import LabelledSpan, labelled_arms, labelled_pairs
 from tasks.adapters.lake.schemas import conform_labels
+from tasks.policy.comparison.guardrails import Guardrails, judge_guardrails
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import LatencyComparison
-from tasks.policy.rollout.guardrails import Guardrails, judge_guardrails
-from tasks.policy.rollout.stages import Rollout, RolloutState, RolloutStep
+from tasks.policy.rollout.state import Rollout, RolloutState, RolloutStep
 from tasks.policy.rollout.validation import ValidationPolicy
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.trained_models import prepare_registry

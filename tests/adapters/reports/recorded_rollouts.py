@@ -4,9 +4,8 @@ import random
 from dataclasses import replace
 from datetime import timedelta
 
-from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import PredictionHistogram
-from tasks.policy.rollout.guardrails import (
+from tasks.policy.comparison.evidence import Evidence
+from tasks.policy.comparison.guardrails import (
     ArmStatistics,
     GuardrailEvidence,
     Guardrails,
@@ -14,8 +13,12 @@ from tasks.policy.rollout.guardrails import (
     LabelledGain,
     judge_guardrails,
 )
-from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import Evidence, RolloutForecast, decide_verdict
+from tasks.policy.comparison.plan import RolloutForecast
+from tasks.policy.comparison.verdict import decide_verdict
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.evidence import PredictionHistogram
+from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.state import Rollout, RolloutLook, RolloutMove, RolloutState
 
 START = utc("2024-03-01T06:00")
 DAYS = 3.0

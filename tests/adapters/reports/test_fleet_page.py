@@ -13,7 +13,7 @@ from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey
-from tasks.policy.rollout.stages import RolloutState
+from tasks.policy.rollout.state import RolloutState
 from tests.policy.reporting.test_fleet import NOW, PASSED, STARTED, WINDOW, facts, judged
 from tests.support.browser import elements, needs_chromium, render as shown_in_browser
 

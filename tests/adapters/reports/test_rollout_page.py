@@ -12,9 +12,10 @@ from tasks.adapters.reports import rollout
 from tasks.adapters.reports.page import rollout_path
 from tasks.adapters.reports.rollout import gain_plot, image, markdown, publish_rollout_page, render, share_plot
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.comparison.guardrails import Breach
 from tasks.policy.reporting.rollout import headline
-from tasks.policy.rollout.guardrails import Breach
-from tasks.policy.rollout.stages import RolloutPolicy, RolloutState
+from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.state import RolloutState
 from tests.adapters.reports.recorded_rollouts import (
     CANARY,
     SHADOW,

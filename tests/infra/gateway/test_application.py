@@ -15,9 +15,9 @@ from infra.gateway.versions import ServedVersion
 from tasks.adapters import lake, registry
 from tasks.adapters.evaluation.prediction_log import arms_of
 from tasks.adapters.evaluation.rollout_evidence import arm_statistics
+from tasks.policy.comparison.guardrails import GuardrailEvidence, Guardrails, judge_guardrails
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import GatewayError
-from tasks.policy.rollout.guardrails import GuardrailEvidence, Guardrails, judge_guardrails
 from tasks.policy.rollout.traffic import position
 from tests.support.gateway import NAME, ROW, ask, gateway_of, prepare, request, split_traffic
 from tests.support.trained_models import make_config, prepare_registry

@@ -6,7 +6,9 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from tasks.policy.data_quality.label_quality import LabelFacts, LabelRules, find_jump, judge_labels, label_levels
+from tasks.policy.data_quality.label_jumps import find_jump, label_levels
+from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
+from tasks.policy.data_quality.label_rules import LabelRules
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.monitoring.diagnosis import decide_diagnosis
 from tasks.policy.records.base import Window, from_json, to_json, utc

@@ -19,7 +19,7 @@ from tasks.policy.records.evidence import (
 )
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
 from tasks.policy.reporting.fleet import BrokenModel, FleetMember, ModelFacts, describe_member, survey
-from tasks.policy.rollout.stages import Rollout, RolloutMove, RolloutStep
+from tasks.policy.rollout.state import Rollout, RolloutMove, RolloutStep
 
 NOW = utc("2024-03-01T06:00")
 WINDOW = Window(utc("2024-02-24"), utc("2024-02-29"))

@@ -19,7 +19,8 @@ from tasks.policy.reporting.preview import (
     why_not_started,
 )
 from tasks.policy.rollout.restorable import RollbackPlan
-from tasks.policy.rollout.stages import Rollout, RolloutMove, RolloutPolicy, RolloutState
+from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.state import Rollout, RolloutMove, RolloutState
 
 TRAINED = Window(utc("2024-01-11"), utc("2024-01-19"))
 AT = utc("2024-03-02")

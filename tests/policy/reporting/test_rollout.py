@@ -5,32 +5,20 @@ from datetime import timedelta
 
 import pytest
 
+from tasks.policy.comparison.evidence import Evidence, unknown_evidence
+from tasks.policy.comparison.guardrails import ArmStatistics, Breach, GuardrailEvidence, LabelledEvidence, LabelledGain
+from tasks.policy.comparison.plan import RolloutForecast, VerdictPolicy
+from tasks.policy.comparison.verdict import Conclusion, RolloutVerdict
 from tasks.policy.economics.costs import Budget
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.profile import LARGEST
 from tasks.policy.records.replay import ReplayWindow, RolloutProgress
-from tasks.policy.reporting.rollout import (
-    guardrail_rows,
-    headline,
-    horizon_warning,
-    plan_sentences,
-    progress,
-    rollout_events,
-    share_changes,
-    step_visits,
-    uplift,
-)
+from tasks.policy.reporting.rollout import headline, horizon_warning, plan_sentences, uplift
 from tasks.policy.reporting.rollout_looks import days_left, expected_boundaries, look_points
-from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence, LabelledEvidence, LabelledGain
-from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import (
-    Conclusion,
-    Evidence,
-    RolloutForecast,
-    RolloutVerdict,
-    VerdictPolicy,
-    unknown_evidence,
-)
+from tasks.policy.reporting.rollout_replay import progress, rollout_events
+from tasks.policy.reporting.rollout_rows import guardrail_rows, share_changes, step_visits
+from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.state import Rollout, RolloutLook, RolloutMove, RolloutState
 
 START = utc("2024-03-01")
 DAY = timedelta(days=1)

@@ -6,12 +6,24 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
+from tasks.policy.comparison.guardrails import ArmStatistics, Breach, GuardrailEvidence
+from tasks.policy.comparison.verdict import Conclusion, RolloutVerdict
 from tasks.policy.records.base import Window, to_json, utc
 from tasks.policy.records.evidence import LedgerEntry
 from tasks.policy.rollout import stages
-from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence
-from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState, decide_step
-from tasks.policy.rollout.verdict import Conclusion, RolloutVerdict
+from tasks.policy.rollout.stages import RolloutPolicy, decide_step
+from tasks.policy.rollout.state import (
+    ENDED,
+    LOOKED,
+    MOVED,
+    STARTED,
+    Rollout,
+    RolloutLook,
+    RolloutMove,
+    RolloutState,
+    rollout_of,
+    rollout_state,
+)
 
 START = utc("2024-03-01")
 CANARY = RolloutPolicy(min_units=100, bake_hours=24, max_days=20)
@@ -199,25 +211,25 @@ def test_the_state_is_folded_from_the_ledger():
     first = look(1, begun)
     advanced = moved(begun, first)
     entries = [
-        entry(1, stages.STARTED, replace(begun.plan, decision_id="older")),
-        entry(2, stages.STARTED, begun.plan),
-        entry(3, stages.LOOKED, replace(first, rollout="older")),
-        entry(4, stages.LOOKED, first),
-        entry(5, stages.MOVED, advanced),
+        entry(1, STARTED, replace(begun.plan, decision_id="older")),
+        entry(2, STARTED, begun.plan),
+        entry(3, LOOKED, replace(first, rollout="older")),
+        entry(4, LOOKED, first),
+        entry(5, MOVED, advanced),
     ]
-    folded = stages.rollout_state(entries)
+    folded = rollout_state(entries)
     assert folded == replace(begun, looks=(first,)).moved(advanced)
-    assert stages.rollout_state(entries[:1]) == RolloutState(replace(begun.plan, decision_id="older"))
-    assert stages.rollout_of(entries, "older") == RolloutState(replace(begun.plan, decision_id="older"), looks=())
-    assert stages.rollout_state([]) is None
+    assert rollout_state(entries[:1]) == RolloutState(replace(begun.plan, decision_id="older"))
+    assert rollout_of(entries, "older") == RolloutState(replace(begun.plan, decision_id="older"), looks=())
+    assert rollout_state([]) is None
 
 
 def test_nothing_changes_a_rollout_that_ended():
     begun = state()
     end = moved(begun, look(1, begun, verdict=verdict("worse")))
     later = RolloutMove("decision", "8", "running", 1, START, ("late",))
-    entries = [entry(1, stages.STARTED, begun.plan), entry(2, stages.ENDED, end), entry(3, stages.MOVED, later)]
-    folded = stages.rollout_state(entries)
+    entries = [entry(1, STARTED, begun.plan), entry(2, ENDED, end), entry(3, MOVED, later)]
+    folded = rollout_state(entries)
     assert folded is not None
     assert folded.end == end
 

@@ -6,19 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tasks.policy.comparison.differences import DRAWS, against_constant, difference, own_value, slice_differences
+from tasks.policy.comparison.predictions import prediction_fault, prediction_histogram, shares_in
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
 from tasks.policy.records.reports import MetricValue
-from tasks.policy.rollout.comparison import (
-    DRAWS,
-    against_constant,
-    difference,
-    own_value,
-    prediction_fault,
-    prediction_histogram,
-    shares_in,
-    slice_differences,
-)
 from tasks.policy.rollout.validation import (
     Comparison,
     PromotionPolicy,

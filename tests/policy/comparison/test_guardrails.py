@@ -5,15 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.policy.records.base import Window, from_json, to_json, utc
-from tasks.policy.rollout.comparison import (
-    ServedArm,
-    calibration_errors,
-    calibration_residuals,
-    prediction_histogram,
-    shares_in,
-)
-from tasks.policy.rollout.guardrails import (
+from tasks.policy.comparison.arms import ServedArm
+from tasks.policy.comparison.evidence import Evidence, unknown_evidence
+from tasks.policy.comparison.guardrails import (
     ArmStatistics,
     GuardrailEvidence,
     Guardrails,
@@ -26,7 +20,13 @@ from tasks.policy.rollout.guardrails import (
     served_calibration_gain,
     slow_answers,
 )
-from tasks.policy.rollout.verdict import Evidence, unknown_evidence
+from tasks.policy.comparison.predictions import (
+    calibration_errors,
+    calibration_residuals,
+    prediction_histogram,
+    shares_in,
+)
+from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.statistics.intervals import PairedPredictions
 
 WINDOW = Window(utc("2024-03-01"), utc("2024-03-02"))

@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.policy.records.base import from_json, to_json, utc
-from tasks.policy.rollout.comparison import ServedArm
-from tasks.policy.rollout.verdict import (
-    LEAST_UNITS,
+from tasks.policy.comparison.arms import ServedArm
+from tasks.policy.comparison.evidence import (
     Evidence,
-    ExpectedTraffic,
-    RolloutForecast,
-    RolloutVerdict,
-    VerdictPolicy,
-    decide_verdict,
-    forecast,
-    horizon_warning,
     paired_evidence,
     served_evidence,
-    unit_sigma,
     unknown_evidence,
     why_not_paired,
 )
+from tasks.policy.comparison.plan import (
+    LEAST_UNITS,
+    ExpectedTraffic,
+    RolloutForecast,
+    VerdictPolicy,
+    forecast,
+    horizon_warning,
+    unit_sigma,
+)
+from tasks.policy.comparison.verdict import RolloutVerdict, decide_verdict
+from tasks.policy.records.base import from_json, to_json, utc
 from tasks.policy.statistics.group_sequential import boundaries
 from tasks.policy.statistics.intervals import PairedPredictions, delong
 from tasks.policy.statistics.metrics import Metric

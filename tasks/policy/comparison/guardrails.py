@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import special
 
+from tasks.policy.comparison.arms import ServedArm, equal_rows
+from tasks.policy.comparison.evidence import Evidence
+from tasks.policy.comparison.plan import LEAST_UNITS
+from tasks.policy.comparison.predictions import calibration_errors
 from tasks.policy.records.base import Settings, Window
 from tasks.policy.records.evidence import PredictionHistogram
-from tasks.policy.rollout.comparison import ServedArm, calibration_errors, equal_rows
-from tasks.policy.rollout.verdict import LEAST_UNITS, Evidence
 from tasks.policy.statistics import distances
 from tasks.policy.statistics.intervals import PairedPredictions
 
