@@ -142,7 +142,12 @@ class AnswerLog:
 
 
 def _line(answer: Answer) -> bytes:
-    return orjson.dumps(answer._asdict(), option=orjson.OPT_APPEND_NEWLINE)
+    """Encode one row; one that JSON cannot hold is left out, so that it does not cost the rows beside it."""
+    try:
+        return orjson.dumps(answer._asdict(), option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError as error:
+        logger.error("request %a, version %s: cannot be logged: %s", answer.request_id, answer.model_version, error)
+        return b""
 
 
 def _write_all(file: int, content: bytes) -> None:

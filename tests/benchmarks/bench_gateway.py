@@ -281,7 +281,10 @@ def serve_without_model() -> None:
     # each server loads only what it needs
     from infra.gateway import server, versions
 
-    versions.ServedVersion.predict = lambda self, rows, numbers=None: [0.1234567] * len(rows)  # type: ignore[method-assign]
+    def constant(version: Any, rows: list[Any], numbers: list[int] | None = None) -> list[float]:
+        return [0.1234567] * len(rows)
+
+    versions.ServedVersion.predict = constant
     path = str(Path(os.environ["PERENNIAL_HOME"]) / f"{NAME}.yaml")
     server.run([path], server.GatewayOptions(port=int(os.environ["PORT"])))
 

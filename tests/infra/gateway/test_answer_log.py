@@ -72,6 +72,14 @@ def test_the_open_segment_of_a_living_writer_is_left_alone():
     assert AnswerLog(CONFIG).land() == 1
 
 
+def test_a_row_that_json_cannot_hold_does_not_cost_those_beside_it(caplog):
+    log = filled(answer(1), answer(2, unit="\ud800"), answer(3))
+    log.close_segment()
+    log.land()
+    assert (landed(), log.fault) == (["r1", "r3"], None)
+    assert "cannot be logged" in caplog.text
+
+
 def test_a_long_id_lands_like_any_other():
     """Arrow reads a file in blocks of a megabyte, and refuses a line that does not fit into two."""
     long = "x" * 3_000_000
