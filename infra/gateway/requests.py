@@ -23,6 +23,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 MAX_BODY_BYTES = 8 * 2**20
 MAX_ROWS = 1000
+MAX_ID_CHARACTERS = 1000
 SHAPES = "dataframe_split, dataframe_records or inputs"
 ROUNDED_TO_INFINITY = 2.0**128 - 2.0**103
 """The smallest number that rounds to infinity as a 32-bit float."""
@@ -187,10 +188,22 @@ def read_id(row: Row, columns: Columns) -> str | None:
     return SEPARATOR.join(text.replace(ESCAPE, ESCAPE * 2).replace(SEPARATOR, ESCAPE + SEPARATOR) for text in texts)
 
 
+def read_unit(value: object, column: str) -> str | None:
+    """Return the unit of a row as the traffic split writes it; None without one. Raises FeatureError."""
+    return None if is_null(value) else _bounded(canonical_unit(value), column)
+
+
 def _id_text(value: object, column: str) -> str:
     if not isinstance(value, str | int | float):
         raise FeatureError(f"column {column}: is {_type(value)}, expected text or a number for an id")
-    return str(value).lower() if isinstance(value, bool) else canonical_unit(value)
+    return _bounded(str(value).lower() if isinstance(value, bool) else canonical_unit(value), column)
+
+
+def _bounded(text: str, column: str) -> str:
+    """Return the text. Raises FeatureError for a long one, which every row of the log would repeat."""
+    if len(text) > MAX_ID_CHARACTERS:
+        raise FeatureError(f"column {column}: has {len(text):,} characters, expected at most {MAX_ID_CHARACTERS:,}")
+    return text
 
 
 def _stored_time(moment: datetime) -> str:

@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 from infra.gateway.answer_log import Answer, AnswerLog
 from infra.gateway.metrics import Metrics
-from infra.gateway.requests import Row, is_null, read_id, read_time
+from infra.gateway.requests import Row, is_null, read_id, read_time, read_unit
 from infra.gateway.shadows import ShadowQueue
 from infra.gateway.trees import Prediction
 from infra.gateway.versions import FAILURES, Follower, ServedVersion, Serving
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY
 from tasks.policy.records.base import CLOCKS_APART
 from tasks.policy.records.errors import FeatureError, RequestRefused
-from tasks.policy.rollout.traffic import Role, canonical_unit
+from tasks.policy.rollout.traffic import Role
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +184,7 @@ class ModelService:
         for number, row in enumerate(rows):
             try:
                 row_id = read_id(row, columns)
+                own = (row_id or request_id) if unit is None else read_unit(row.get(unit), unit)
                 given = row.get(columns.time)
                 moment = now if is_null(given) else read_time(given, columns.time)
             except FeatureError as error:
@@ -197,6 +198,5 @@ class ModelService:
                     f"row {number}: column {columns.time}: lies before the model's history, expected a time from "
                     f"{first:%Y-%m-%d} on (period.start)"
                 )
-            own = (row_id or request_id) if unit is None else row.get(unit)
-            found.append(RowIdentity(row_id, None if is_null(own) else canonical_unit(own), moment))
+            found.append(RowIdentity(row_id, own, moment))
         return found

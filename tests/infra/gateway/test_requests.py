@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from deployments.config.settings import Columns
-from infra.gateway.requests import MAX_ROWS, RowEncoder, read_id, read_rows
+from infra.gateway.requests import MAX_ID_CHARACTERS, MAX_ROWS, RowEncoder, read_id, read_rows, read_unit
 from tasks.adapters.lake.row_identity import joined_key
 from tasks.adapters.models.encoding import Encoding
 from tasks.policy.records.errors import FeatureError, RequestRefused
@@ -153,6 +153,16 @@ def test_an_id_of_several_columns_is_joined_as_in_the_lake():
 def test_an_id_that_is_no_text_is_refused():
     with pytest.raises(FeatureError, match="column id: is a list, expected text or a number"):
         read_id({"id": [1]}, columns("id"))
+
+
+@pytest.mark.parametrize(
+    "read", [lambda text: read_id({"id": text}, columns("id")), lambda text: read_unit(text, "id")]
+)
+def test_ids_and_units_are_bounded(read):
+    longest = "a" * MAX_ID_CHARACTERS
+    assert read(longest) == longest
+    with pytest.raises(FeatureError, match="column id: has 1,001 characters, expected at most 1,000"):
+        read(longest + "a")
 
 
 def test_nan_is_what_null_encodes_to():
