@@ -33,7 +33,7 @@ def _causes(errors: Sequence[Any]) -> Iterator[Any]:
 def explain(file: str, item: Any, root: type[Settings]) -> str:
     """Describe one pydantic error as `file: field is value, expected …`."""
     location = [str(part) for part in item["loc"]]
-    field = ".".join(location) or "the file"
+    field = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _fields_at(location[:-1], root)
         near = difflib.get_close_matches(location[-1], known, n=1)
@@ -45,6 +45,8 @@ def explain(file: str, item: Any, root: type[Settings]) -> str:
         keys = ", ".join(_fields_at(location, root))
         return f"{file}: {field} is {_shortened(item['input'])}, expected a mapping with some of the keys {keys}"
     message = _expected(item)
+    if not location:  # a rule about several fields names them itself
+        return f"{file}: {message}"
     found = (
         ""
         if isinstance(item["input"], (dict, Settings)) and "expected a mapping" not in message

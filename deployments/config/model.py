@@ -106,6 +106,10 @@ class ModelConfig(Settings):
 
     def _check_rollout_unit(self) -> None:
         unit = self.rollout.unit
+        if unit == self.columns.time:
+            raise ValueError(
+                f"rollout.unit is {unit!r}, the time column, expected a column that names who gets the answers, such as customer"
+            )
         if unit is not None and unit in (self.columns.label, self.columns.label_time):
             raise ValueError(f"rollout.unit is {unit!r}, which comes with the label, expected a column that rows have")
 

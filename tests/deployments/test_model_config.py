@@ -171,6 +171,16 @@ def test_error_names_file_field_value_and_expectation(tmp_path, old, new, words)
             "quality.columns.pressure.max_nul_share is not a known key; did you mean max_null_share?",
         ),
         (
+            "rollout:\n  feedback: false",
+            "rollout: {unit: air_time}",
+            "rollout.unit is 'air_time', which comes with the label, expected a column that rows have",
+        ),
+        (
+            "rollout:\n  feedback: false",
+            "rollout: {unit: scheduled_departure}",
+            "rollout.unit is 'scheduled_departure', the time column, expected a column that names who gets the answers, such as customer",
+        ),
+        (
             "label_time: scheduled_departure",
             "label_time: air_time",
             "columns: label_time is 'air_time', the label itself, expected when the label became known",
