@@ -67,11 +67,11 @@ SCENARIOS = {
 }  # fmt: skip
 WRITE, PAGE = "tasks.adapters.traffic.split_store.write_split", "tasks.adapters.reports.rollout.publish_rollout_page"
 KILLS = {
-    "step: look recorded": "tasks.rollout.steps.describe_look before 1",
+    "step: look recorded": "tasks.rollout.steps._carry_out before 1",
     "step: move recorded, traffic not written": f"{WRITE} before 1",
     "step: traffic written": f"{WRITE} after 1",
     "step: artifact published": f"{PAGE} after 1",
-    "return: look recorded": "tasks.rollout.steps.describe_look before 1",
+    "return: look recorded": "tasks.rollout.steps._carry_out before 1",
     "return: traffic returned, version not quarantined": f"{WRITE} after 1",
     "return: quarantined, end not in the ledger": "tasks.adapters.registry.versions.tag after 1",
     "return: end in the ledger, not announced": f"{PAGE} before 1",

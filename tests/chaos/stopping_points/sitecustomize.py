@@ -21,7 +21,7 @@ POINTS = {
     "tasks.training.train": ("train_challenger",),
     "tasks.training.validation": ("validate_challenger",),
     "tasks.rollout.promotion": ("promote_challenger",),
-    "tasks.rollout.steps": ("describe_look",),
+    "tasks.rollout.steps": ("_carry_out",),
     "tasks.adapters.traffic.split_store": ("write_split",),
     "tasks.adapters.reports.rollout": ("publish_rollout_page",),
     "tasks.record.publication": ("publish_validation", "publish_promotion"),
