@@ -226,7 +226,7 @@ def test_function_may_return_suite_or_list(frozen, tmp_path, monkeypatch):
     sys.modules.pop("our_suite")
 
 
-def test_personal_and_protected_values_are_hidden(own):
+def test_personal_and_protected_values_are_hidden(own, tmp_path):
     features = {"numeric": ["amount", "age"], "categorical": ["country", "email"], "boolean": []}
     roles = {"personal": ["email", "amount"], "protected": ["age"]}
     settings = own(
@@ -238,7 +238,7 @@ def test_personal_and_protected_values_are_hidden(own):
     emails = ["c@example.org", "d@example.org"]
     frozen = reference(config, email=emails * 5000, amount=[12345.0, 67890.0] * 5000)
     report = quality_of(config, frozen, rows(email=emails * (COUNT // 2), amount=[12345.5, 67890.5] * (COUNT // 2)))
-    text = (page(report) + str(report)).replace(settings.suite, "own.json")  # its folder may be named pytest-61
+    text = (page(report) + str(report)).replace(str(tmp_path), "")  # may end in pytest-61
     assert report.verdict == "fail" and "(not shown)" in text
     assert not re.search(r"@example|12345|67890|95662|\b61\b|\b89\b", text)
 
