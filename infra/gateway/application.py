@@ -104,7 +104,7 @@ class Gateway:
         headers, path = dict(scope["headers"]), scope["path"]
         service = self._routes.get(path)
         exchange: Exchange | None = None
-        status, kind, extra = HTTPStatus.OK, JSON, []
+        status, kind, extra = 200, JSON, []
         try:
             if self.key and path not in OPEN and not self.key.allows(headers.get(b"authorization", b"")):
                 raise RequestRefused("expected the header Authorization: Bearer KEY with a valid key", 401)
@@ -119,33 +119,33 @@ class Gateway:
                     (b"x-model-version", exchange.versions.encode()),
                 ]
         except RequestRefused as refusal:
-            status, body = HTTPStatus(refusal.status), _error(refusal)
+            status, body = int(refusal.status), _error(refusal)
         if self.is_draining:
             extra.append(CLOSE)  # so that a kept connection is not closed under a request
         await send(
             {
                 "type": "http.response.start",
-                "status": int(status),
+                "status": status,
                 "headers": [kind, (b"content-length", b"%d" % len(body)), *extra],
             }
         )
         await send({"type": "http.response.body", "body": body})
         if service is not None:
-            self.metrics.request(service.follower.config.name, str(int(status))).inc()
+            self.metrics.count_request(service.model, status)
         if service is not None and exchange is not None:
             service.shadow(exchange)
 
-    def _page(self, method: str, path: str) -> tuple[HTTPStatus, tuple[bytes, bytes], bytes]:
+    def _page(self, method: str, path: str) -> tuple[int, tuple[bytes, bytes], bytes]:
         """Return status, type and content of every page but the invocations."""
         if path in ("/ping", "/health"):
-            return HTTPStatus.OK, JSON, b"{}\n"
+            return 200, JSON, b"{}\n"
         if path == "/metrics":
-            return HTTPStatus.OK, TEXT, self.metrics.text({name: each.log for name, each in self.services.items()})
+            return 200, TEXT, self.metrics.text({name: each.log for name, each in self.services.items()})
         if path == "/ready":
             is_ready = not self.is_draining and all(
                 each.follower.serving and each.log.fault is None for each in self.services.values()
             )
-            status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+            status = 200 if is_ready else 503
             followers = {name: each.follower for name, each in self.services.items()}
             return status, JSON, orjson.dumps({"draining": self.is_draining, "models": statuses(followers)})
         known = ", ".join(f"/models/{name}{INVOCATIONS}" for name in self.services)

@@ -29,13 +29,14 @@ ROUNDED_TO_INFINITY = 2.0**128 - 2.0**103
 """The smallest number that rounds to infinity as a 32-bit float."""
 _NAN = math.nan
 _MISSING = object()
+_ID_TYPES = (str, int, float, bool)
 _TYPES = {str: "text", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
 def read_rows(body: bytes) -> Sequence[Row]:
     """Read the rows of a request. Raises RequestRefused for other JSON, no rows, or more than MAX_ROWS."""
     content = _read_json(body)
-    given = [name for name in ("dataframe_split", "dataframe_records", "inputs") if _has(content, name)]
+    given = [name for name in _READERS if name in content] if isinstance(content, dict) else []
     if len(given) != 1:
         found = ", ".join(given) or (f"the keys {_quoted(content)}" if isinstance(content, dict) else _type(content))
         raise RequestRefused(f"body: holds {found}, expected exactly one of {SHAPES}")
@@ -64,10 +65,6 @@ def _read_json(body: bytes) -> Any:
 def is_null(value: object) -> bool:
     """Whether a value is null, or NaN, which stands for null."""
     return value is None or value != value
-
-
-def _has(content: object, name: str) -> bool:
-    return isinstance(content, dict) and name in content
 
 
 def _quoted(content: Mapping[str, Any]) -> str:
@@ -176,8 +173,9 @@ def read_time(value: object, column: str) -> datetime:
 def read_id(row: Row, columns: Columns) -> str | None:
     """Return a row's id as text, as `row_identity.joined_key` joins several columns; None without one. Raises FeatureError."""
     if isinstance(columns.id, str) or columns.key in row:
-        value = row.get(columns.key)
-        return None if is_null(value) else _id_text(value, columns.key)
+        name = columns.id if isinstance(columns.id, str) else columns.key
+        value = row.get(name)
+        return None if is_null(value) else _id_text(value, name)
     values = [row.get(name) for name in columns.id_columns]
     if any(map(is_null, values)):
         return None
@@ -194,7 +192,7 @@ def read_unit(value: object, column: str) -> str | None:
 
 
 def _id_text(value: object, column: str) -> str:
-    if not isinstance(value, str | int | float):
+    if type(value) not in _ID_TYPES:
         raise FeatureError(f"column {column}: is {_type(value)}, expected text or a number for an id")
     return _bounded(str(value).lower() if isinstance(value, bool) else canonical_unit(value), column)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
 
 from infra.gateway.answer_log import Answer, AnswerLog
 from infra.gateway.metrics import Metrics
@@ -30,7 +29,8 @@ from tasks.policy.rollout.traffic import Role
 logger = logging.getLogger(__name__)
 
 
-class RowIdentity(NamedTuple):
+@dataclass(slots=True)
+class RowIdentity:
     """What identifies a row in the log."""
 
     id: str | None
@@ -60,7 +60,8 @@ class ModelService:
 
     def __init__(self, follower: Follower, log: AnswerLog, metrics: Metrics) -> None:
         self.follower, self.log, self.metrics = follower, log, metrics
-        self.shadows = ShadowQueue(follower.config.name, metrics)
+        self.model = follower.config.name
+        self.shadows = ShadowQueue(self.model, metrics)
         is_number = follower.config.task == "regression"
         self._range = (-sys.float_info.max, sys.float_info.max) if is_number else (0.0, 1.0)
         self._log_once = lru_cache(maxsize=256)(self._log_failure)
@@ -69,7 +70,7 @@ class ModelService:
         """Predict the rows. Raises RequestRefused for rows that cannot be read, and if the champion fails."""
         serving = self.follower.serving
         if serving is None:
-            refusal = f"{self.follower.config.name}: nothing answers yet: {self.follower.fault}"
+            refusal = f"{self.model}: nothing answers yet: {self.follower.fault}"
             raise RequestRefused(refusal, HTTPStatus.SERVICE_UNAVAILABLE)
         identities = self._identities(rows, serving.split.unit, request_id)
         exchange = Exchange(request_id, rows, identities, serving, [None] * len(rows))
@@ -116,7 +117,7 @@ class ModelService:
 
         Raises RequestRefused; 400 is the request's fault, 500 the model's. The champion must answer every row.
         """
-        arm = self.metrics.arm(self.follower.config.name, version.number, role)
+        arm = self.metrics.arm(self.model, version.number, role)
         begun = time.perf_counter()
         found: Sequence[Prediction | None] = [None] * len(numbers)
         faults: list[str | None] = []
@@ -128,21 +129,21 @@ class ModelService:
             found, faults = predictions, [self._fault_of(prediction) for prediction in predictions]
         except RequestRefused as fault:
             refusal = fault
-            arm.refused.inc(len(numbers))
+            arm.refused += len(numbers)
         except FAILURES as fault:
             self._log_once(version.number, role, type(fault).__name__)
             refusal = RequestRefused(
                 f"version {version.number} failed: {type(fault).__name__}; expected an answer; see the gateway's log",
                 HTTPStatus.INTERNAL_SERVER_ERROR,
             )
-            arm.failed.inc(len(numbers))
+            arm.failed += len(numbers)
         seconds = time.perf_counter() - begun
         if refusal is None:
             unusable = [fault for fault in faults if fault is not None]
-            arm.rows.inc(len(numbers) - len(unusable))
-            arm.seconds.observe(seconds)
+            arm.rows += len(numbers) - len(unusable)
+            arm.observe(seconds)
             if unusable:
-                arm.failed.inc(len(unusable))
+                arm.failed += len(unusable)
                 self._log_once(version.number, role, unusable[0])
                 if role == "champion":
                     refusal = RequestRefused(
@@ -153,7 +154,8 @@ class ModelService:
             faults = [str(refusal)] * len(numbers)
         step, request_id, answers = exchange.serving.split.step, exchange.request_id, exchange.answers
         for number, prediction, fault_of_row in zip(numbers, found, faults, strict=True):
-            row, usable = exchange.identities[number], prediction if fault_of_row is None else None
+            row = exchange.identities[number]
+            usable = prediction if fault_of_row is None else None
             answers.append(
                 Answer(
                     row.id, row.time, usable, version.number, role, step, request_id, row.unit, seconds, fault_of_row
@@ -175,7 +177,7 @@ class ModelService:
 
     def _log_failure(self, version: str, role: Role, fault: str) -> None:
         """Log a failure with its traceback; of each kind the first, because a challenger may fail for every request."""
-        logger.error("%s: %s %s fails: %s", self.follower.config.name, role, version, fault, exc_info=sys.exc_info()[1])
+        logger.error("%s: %s %s fails: %s", self.model, role, version, fault, exc_info=sys.exc_info()[1])
 
     def _identities(self, rows: Sequence[Row], unit: str | None, request_id: str) -> list[RowIdentity]:
         """Return id, unit and time of each row. Raises RequestRefused for an id or a time that cannot be read."""

@@ -1,6 +1,7 @@
 """The log: rows reach the disk and the lake once, whatever dies in between."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ AT = utc("2024-03-02T10:00:00Z")
 
 def answer(number: int, **changes) -> Answer:
     row = Answer(f"r{number}", AT, number / 10, "1", "champion", "", "q1", f"r{number}", 0.001, None)
-    return row._replace(**changes)
+    return replace(row, **changes)
 
 
 def segments() -> list[str]:
