@@ -95,9 +95,10 @@ def sample_ratio_mismatch(
 ) -> str | None:
     """Say that the units of both versions do not match the challenger's share; None if they do, or are too few.
 
-    The versions then answered different kinds of units, so they cannot be compared. It is Pearson's χ² test (Fabijan et al.
-    2019, KDD, "Diagnosing sample ratio mismatch in online controlled experiments"). haproxy's consistent hash places points
-    at random, so its part of the ring differs from the share; the count is then beta-binomial.
+    The versions then answered different kinds of units, so they cannot be compared (Fabijan et al. 2019, KDD, "Diagnosing
+    sample ratio mismatch in online controlled experiments"). The test is the exact binomial one, as Pearson's χ² exceeds its
+    level with few units. haproxy's consistent hash places points at random, so its part of the ring differs from the share;
+    the count is then beta-binomial, and χ² with that variance tests it.
 
     >>> sample_ratio_mismatch(0.5, champion=5000, challenger=5100)
     >>> print(sample_ratio_mismatch(0.5, champion=500, challenger=700))
@@ -106,10 +107,11 @@ def sample_ratio_mismatch(
     units = champion + challenger
     if min(share, 1 - share) * units < LEAST_EXPECTED:
         return None
-    variance = units * share * (1 - share)
     if isinstance(control, HaproxyControl):
-        variance *= 1 + (units - 1) / (RING_POINTS + 1)
-    p_value = float(scipy.special.chdtrc(1, (challenger - share * units) ** 2 / variance))
+        variance = units * share * (1 - share) * (1 + (units - 1) / (RING_POINTS + 1))
+        p_value = float(scipy.special.chdtrc(1, (challenger - share * units) ** 2 / variance))
+    else:
+        p_value = float(scipy.stats.binomtest(challenger, units, share).pvalue)
     if p_value >= MISMATCH_LEVEL:
         return None
     return (
