@@ -38,6 +38,8 @@ JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 CLOSE = (b"connection", b"close")
 OPEN = ("/ping", "/health", "/ready")
+NEEDED = ("follow", "flush")
+"""Threads without which answers would be stale or lost; without the others, shadows and landings wait."""
 INVOCATIONS = "/invocations"
 LONGEST_REQUEST_ID = 200
 SHORTEST_KEY = 16
@@ -90,11 +92,16 @@ class ApiKey:
 
 
 class Gateway:
-    """The application for some models. `is_draining` makes `/ready` refuse while requests are still answered."""
+    """The application for some models.
+
+    `is_draining` makes `/ready` refuse while requests are still answered. `faults` has the unexpected failure of each
+    background thread, by the thread's name, until it works again.
+    """
 
     def __init__(self, services: Iterable[ModelService], metrics: Metrics, key: ApiKey | None = None) -> None:
         self.services: Mapping[str, ModelService] = {each.follower.config.name: each for each in services}
         self.metrics, self.key, self.is_draining = metrics, key, False
+        self.faults: dict[str, str] = {}
         self._routes = {f"/models/{name}{INVOCATIONS}": service for name, service in self.services.items()}
         if len(self.services) == 1:
             self._routes[INVOCATIONS] = next(iter(self.services.values()))
@@ -142,12 +149,15 @@ class Gateway:
         if path == "/metrics":
             return 200, TEXT, self.metrics.text({name: each.log for name, each in self.services.items()})
         if path == "/ready":
-            is_ready = not self.is_draining and all(
-                each.follower.serving and each.log.fault is None for each in self.services.values()
+            is_ready = (
+                not self.is_draining
+                and all(each.follower.serving and each.log.fault is None for each in self.services.values())
+                and not any(work in NEEDED for work in self.faults)
             )
             status = 200 if is_ready else 503
             followers = {name: each.follower for name, each in self.services.items()}
-            return status, JSON, orjson.dumps({"draining": self.is_draining, "models": statuses(followers)})
+            found = {"draining": self.is_draining, "models": statuses(followers), "faults": self.faults}
+            return status, JSON, orjson.dumps(found)
         known = ", ".join(f"/models/{name}{INVOCATIONS}" for name in self.services)
         raise RequestRefused(f"{method} {path[:80]}: no such page; expected POST {known}", HTTPStatus.NOT_FOUND)
 

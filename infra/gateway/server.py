@@ -138,8 +138,12 @@ def _repeated(work: Callable[[Gateway], None], gateway: Gateway, every_s: float)
         while True:
             try:
                 work(gateway)
-            except Exception:  # whatever it is, the thread must go on: the answers' log and the versions depend on it
-                logger.exception("%s failed, and is tried again", work.__name__)
+                gateway.faults.pop(work.__name__, None)
+            except Exception as error:  # whatever it is, the thread must go on: the log and the versions depend on it
+                kind = type(error).__name__
+                if gateway.faults.get(work.__name__) != kind:  # some threads work 50 times a second
+                    logger.exception("%s failed, and is tried again", work.__name__)
+                gateway.faults[work.__name__] = kind  # `/ready` is open to all, so without the message
             if stop.wait(every_s):
                 return
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
+from infra.gateway import server
 from infra.gateway.application import ApiKey
 from infra.gateway.requests import MAX_BODY_BYTES
 from infra.gateway.shadows import MOST_WAITING
@@ -19,7 +20,7 @@ from tasks.policy.comparison.guardrails import GuardrailEvidence, Guardrails, ju
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import GatewayError
 from tasks.policy.rollout.traffic import position
-from tests.support.gateway import NAME, ROW, ask, gateway_of, prepare, request, split_traffic
+from tests.support.gateway import NAME, ROW, ask, gateway_of, prepare, request, split_traffic, wait_for
 from tests.support.trained_models import make_config, prepare_registry
 
 AT = "2024-05-02T10:00:00Z"
@@ -442,6 +443,26 @@ def test_ready_names_who_answers_and_refuses_while_draining(config):
     assert request(gateway, "/health").status_code == 200
     answer = ask(gateway, ROW)
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize(("work", "status"), [("follow", 503), ("flush", 503), ("shadow", 200), ("land", 200)])
+def test_ready_tells_a_thread_that_fails_until_it_works_again(config, caplog, work, status):
+    gateway, fails = gateway_of(config), True
+
+    def repeated(_: object) -> None:
+        if fails:
+            raise RuntimeError("id 4711")
+
+    repeated.__name__ = work
+    with server._repeated(repeated, gateway, 0.001):
+        wait_for(lambda: gateway.faults, 5)
+        ready = request(gateway, "/ready")
+        assert (ready.status_code, ready.json()["faults"]) == (status, {work: "RuntimeError"})
+        wait_for(lambda: len([each for each in caplog.records if each.exc_info]) == 1, 5)
+        fails = False
+        wait_for(lambda: not gateway.faults, 5)
+    assert request(gateway, "/ready").json()["faults"] == {}
+    assert [each.message for each in caplog.records] == [f"{work} failed, and is tried again"], "logged once"
 
 
 def test_without_a_champion_nothing_is_ready(workspace):
