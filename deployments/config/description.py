@@ -18,7 +18,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
     yield (
         f"reads {config.source.kind} {config.source.path or config.source.function or config.source.url_env} "
-        f"in windows of {config.window_days:g} days of {columns.time}{_settling(config)}; "
+        f"in windows of {config.window_length} of {columns.time}{_settling(config)}; "
         f"labels follow {_label_delay(config)} and are read for {columns.label_lookback_days:g} days more."
     )
     yield (

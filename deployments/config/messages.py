@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from deployments.config.settings import IMPORT_PATH
-from tasks.policy.records.base import Settings
+from tasks.policy.records.base import Settings, duration_unit, is_share
 
 SCALARS = {"str": "string_type", "int": "int_type", "float": "float_type", "bool": "bool_type"}
 """Error types that pydantic reports, one per member, for a value that is none of str | int | float | bool."""
@@ -44,7 +44,7 @@ def explain(file: str, item: Any, root: type[Settings]) -> str:
     if item["type"] == "model_type":
         keys = ", ".join(_fields_at(location, root))
         return f"{file}: {field} is {_shortened(item['input'])}, expected a mapping with some of the keys {keys}"
-    message = _expected(item)
+    message = _expected_quantity(item, location, root) or _expected(item)
     if not location:  # a rule about several fields names them itself
         return f"{file}: {message}"
     found = (
@@ -58,6 +58,22 @@ def explain(file: str, item: Any, root: type[Settings]) -> str:
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def _expected_quantity(item: Any, location: Sequence[str], root: type[Settings]) -> str | None:
+    """Describe the forms of a duration or a share, where text is neither; None for any other error."""
+    if item["type"] not in ("float_parsing", "int_parsing", "int_from_float"):
+        return None
+    named = location[:-1] if location[-1].isdecimal() else location  # an item of a list
+    model = _model_at(named[:-1], root)
+    field = model.model_fields.get(named[-1]) if model else None
+    if unit := duration_unit(named[-1]):
+        return (
+            f"expected a number of {unit}, or a duration in seconds, minutes, hours, days or weeks, such as 14 {unit}"
+        )
+    if field is not None and is_share(field):
+        return "expected a number such as 0.05, or a percentage such as 5 %"
+    return None
 
 
 def _expected(item: Any) -> str:

@@ -7,6 +7,7 @@ what is accepted.
 import difflib
 import json
 import os
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +27,15 @@ from tasks.policy.economics.placement import PlacementPolicy
 from tasks.policy.governance.access import AccessPolicy
 from tasks.policy.governance.binding import FileBinding
 from tasks.policy.monitoring.diagnosis import DiagnosisLimits
-from tasks.policy.records.base import Settings, Window, digest
+from tasks.policy.records.base import MODEL_NAME, Settings, Window, WindowGrid, digest
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.rollout.stages import RolloutPolicy
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 from tasks.policy.statistics.metrics import metric_names
 
 DEPLOYMENTS = Path(__file__).parent.parent
+MONTH_DAYS = 365.2425 / 12
+"""Mean length of a month in the Gregorian calendar, for rates and forecasts; boundaries follow the calendar."""
 FLEET = "fleet"
 """Name of the file with the settings that models share (`fleet.py`)."""
 
@@ -40,8 +43,8 @@ FLEET = "fleet"
 class ModelConfig(Settings):
     """Everything Perennial needs to know about one model."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$", examples=["churn"])]
-    """Lower case with underscores. It names the registered model, tables, schedules and runs."""
+    name: Annotated[str, Field(pattern=MODEL_NAME, examples=["churn"])]
+    """Lower case with underscores or hyphens. It names the registered model, tables, schedules and runs."""
     owner: Annotated[str, Field(min_length=1, examples=["crm@example.com"])]
     """Who is asked when a decision or an incident requires a person."""
     purpose: Annotated[str, Field(min_length=1, examples=["Choose the customers who get a call next week."])]
@@ -53,7 +56,9 @@ class ModelConfig(Settings):
     source: Source
     columns: Columns
     window_days: float = Field(ge=0.01, le=366, examples=[7.0])
-    """Length of a window of production time, in days. Each window is judged once."""
+    """Length of a window of production time, in days. Each window is judged once. Not needed with `window`."""
+    window: Literal["month"] | None = Field(None, examples=["month"])
+    """Calendar months in UTC as windows, instead of `window_days`; `period.history_until` must begin one."""
     period: Period
     quality: Quality = Quality()
     drift: Drift = Drift()
@@ -72,7 +77,13 @@ class ModelConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _apply_risk_defaults(cls, content: Any) -> Any:
-        return with_risk_defaults(content) if isinstance(content, dict) else content
+        if not isinstance(content, dict):
+            return content
+        if content.get("window") == "month":
+            if content.get("window_days", MONTH_DAYS) != MONTH_DAYS:
+                raise ValueError(f"window is month and window_days is {content['window_days']}, expected one of them")
+            content = {**content, "window_days": MONTH_DAYS}
+        return with_risk_defaults(content)
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
@@ -148,6 +159,16 @@ class ModelConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_months(self) -> Self:
+        until = self.period.history_until
+        if self.window == "month" and until != until.replace(day=1, hour=0, minute=0, second=0, microsecond=0):
+            raise ValueError(
+                f"window is month and period.history_until is {until.isoformat()}, expected the first of a month, such as "
+                f"{until:%Y-%m}-01T00:00:00Z"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_history(self) -> Self:
         history = self.period.history_until - self.period.start
         if history <= self.excluded_from_training:
@@ -197,6 +218,16 @@ class ModelConfig(Settings):
         file = self._file.name if in_models_folder else str(self._file)
         return FileBinding(file, self.risk, governance, access.override or access.approve)
 
+    @property
+    def grid(self) -> WindowGrid:
+        """The windows of production time, counted from the start of service."""
+        return WindowGrid(self.period.history_until, None if self.window else self.window_days)
+
+    @property
+    def window_length(self) -> str:
+        """The length of a window, for messages: `7 days` or `a calendar month`."""
+        return "a calendar month" if self.window else f"{self.window_days:g} days"
+
     def windows(self, start: datetime | None = None, end: datetime | None = None) -> tuple[Window, ...]:
         """Return the complete windows from `start` (default: end of history) to `end` (default: end of recorded data).
 
@@ -205,7 +236,7 @@ class ModelConfig(Settings):
         first, last = start or self.period.history_until, end or self.period.end
         if last is None:
             raise ModelConfigError(f"{self.name}: period.end is not set, expected an end to list windows up to")
-        return tuple(Window(first, last).split(self.window_days)) if first < last else ()
+        return replace(self.grid, anchor=first if self.grid.days else self.grid.anchor).between(first, last)
 
     def history(self) -> Window:
         """Return the time span of the first model's data: [period.start, period.history_until)."""
@@ -213,24 +244,20 @@ class ModelConfig(Settings):
 
     def history_windows(self) -> tuple[Window, ...]:
         """Return the complete windows of the history, cut backwards from the start of service."""
-        until, step = self.period.history_until, timedelta(days=self.window_days)
-        count = int((until - self.period.start) / step)
-        return tuple(Window(until - count * step, until).split(self.window_days)) if count else ()
+        return self.grid.between(self.period.start, self.period.history_until)
 
     def window_at(self, moment: datetime) -> Window:
         """Return the window that contains `moment`, complete or not; before `period.history_until` one of the history."""
-        step = timedelta(days=self.window_days)
-        start = self.period.history_until + (moment - self.period.history_until) // step * step
-        return Window(start, start + step)
+        return self.grid.window(self.grid.number_at(moment))
 
     def window_until(self, moment: datetime) -> Window:
         """Return the latest window that may be read at `moment`. Raises ModelConfigError if none is complete yet."""
         settled = moment - self.settling
         complete = self.windows(end=min(settled, self.period.end) if self.period.end else settled)
         if not complete:
-            first = self.period.history_until + timedelta(days=self.window_days) + self.settling
+            first = self.read_at(self.grid.window(0))
             raise ModelConfigError(
-                f"{self.name}: no window of {self.window_days:g} days is complete by {moment:%Y-%m-%d %H:%M} UTC; expected "
+                f"{self.name}: no window of {self.window_length} is complete by {moment:%Y-%m-%d %H:%M} UTC; expected "
                 f"a time from {first:%Y-%m-%d %H:%M} UTC on"
             )
         return complete[-1]

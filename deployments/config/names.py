@@ -38,9 +38,21 @@ def _refuse_other_name(file: Path, name: str, files: list[Path]) -> None:
 
 
 def _refuse_twin(file: Path, files: list[Path]) -> None:
-    twin = next((other for other in files if other.stem == file.stem and other.resolve() != file.resolve()), None)
+    others = [other for other in files if other.resolve() != file.resolve()]
+    alike = next((other for other in others if other.stem != file.stem and _key(other) == _key(file)), None)
+    if alike:
+        raise ModelConfigError(
+            f"{file} and {alike}: their names differ only in - and _, and Prefect's artifacts of both would have one name; "
+            "expected names that differ in more; rename one of the two models, in the file and in the file's name"
+        )
+    twin = next((other for other in others if other.stem == file.stem), None)
     if twin:
         raise ModelConfigError(
             f"{file} and {twin}: both are the file of {file.stem}, expected one, as runs would read only the first; "
             "rename one of the two models, in the file and in the file's name"
         )
+
+
+def _key(file: Path) -> str:
+    """The model's name in the keys of artifacts, which have no underscores."""
+    return file.stem.replace("_", "-")

@@ -105,7 +105,7 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
         owner=config.owner,
         risk=config.risk,
         approval=config.needs_approval,
-        window_days=config.window_days,
+        grid=config.grid,
         settling=config.settling,
         served_until=end,
         max_usd=config.budget.max_usd_per_month,

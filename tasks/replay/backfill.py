@@ -25,7 +25,7 @@ def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windo
     windows = tuple(window for window in config.windows(end=end) if window.start >= start)
     if not windows:
         raise BackfillRefused(
-            f"{config.name}: no window of {config.window_days:g} days between {start:%Y-%m-%d} and {end:%Y-%m-%d}; "
+            f"{config.name}: no window of {config.window_length} between {start:%Y-%m-%d} and {end:%Y-%m-%d}; "
             f"expected start < end, both after {config.period.history_until:%Y-%m-%d}, at least one window apart"
         )
     champion = registry.version(config.name, registry.CHAMPION)

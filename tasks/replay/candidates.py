@@ -183,8 +183,8 @@ def _probe_columns(config: ModelConfig, plan: Plan) -> Iterator[ProbeColumn]:
     """
     waiting = [window for window in plan.windows[plan.history :] if _is_judged(config, plan, window)]
     runs = [config.read_at(window) for window in waiting]
-    step = timedelta(days=config.window_days)
-    runs += [runs[-1] + number * step for number in range(1, plan.lag + 1)] if runs else []
+    last = config.grid.number_at(waiting[-1].start) if waiting else 0
+    runs += [config.read_at(config.grid.window(last + number)) for number in range(1, plan.lag + 1)] if runs else []
     folder = storage.workspace.make_folder(plan.folder / "probes")
     if runs:
         yield from evaluation.probes.score_history(config, runs[0], folder)

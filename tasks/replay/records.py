@@ -30,7 +30,7 @@ def open_replay(config: ModelConfig, windows: Sequence[Window]) -> Path:
     """
     if not windows:
         raise ReplayRefused(
-            f"{config.name}: no complete window of {config.window_days:g} days to replay; expected start and end further apart"
+            f"{config.name}: no complete window of {config.window_length} to replay; expected start and end further apart"
         )
     folder = replay_folder(config.name)
     missing = next((window for window in windows if load_window(folder, window) is None), None)

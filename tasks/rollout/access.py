@@ -5,6 +5,7 @@ The creator of a run is the one that the server recorded (`tasks.adapters.orches
 what the ledger has a decision for. A ledger accepts facts only from the model file that it is bound to.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from tasks.adapters import ledger, orchestration
 from tasks.policy.governance.access import why_not_approve, why_not_override, why_not_trigger
 from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound
 from tasks.policy.governance.requests import MOVES, RunRequest, decided, why_not_requested, why_too_early
-from tasks.policy.records.base import Window, digest, from_json
+from tasks.policy.records.base import MODEL_NAME, Window, digest, from_json
 from tasks.policy.records.errors import AccessRefused
 from tasks.policy.records.events import Handover
 from tasks.policy.records.evidence import Fact, Judgement, LedgerEntry, Past
@@ -30,7 +31,7 @@ def admit(model: str) -> ModelConfig:
     Raises AccessRefused if an automation passes a path instead of a model's name, or if the model's ledger is bound to
     another file or to other settings of risk, access or promotion.
     """
-    if orchestration.run_identity.creator().kind == "automation" and not model.replace("_", "").isalnum():
+    if orchestration.run_identity.creator().kind == "automation" and not re.fullmatch(MODEL_NAME, model):
         raise AccessRefused(f"{model[:80]!r}: an event may only name a deployed model, expected a name without a path")
     config = load_model_config(model)
     refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)

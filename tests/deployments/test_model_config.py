@@ -27,7 +27,19 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("purpose:", "purpse:", ("purpose is missing", "expected")),
         ("risk: medium", "risk: huge", ("risk is 'huge'", "'low', 'medium' or 'high'")),
         ("window_days: 5", "window_days: -1", ("window_days is -1", "greater than or equal to 0.01")),
-        ("window_days: 5", "window_days: soon", ("window_days is 'soon'", "number")),
+        (
+            "window_days: 5",
+            "window_days: soon",
+            ("window_days is 'soon', expected a number of days, or a duration in", "such as 14 days"),
+        ),
+        ("window_days: 5", "window_days: 2 months", ("window_days is '2 months'", "such as 14 days")),
+        ("window_days: 5", "window: month\nwindow_days: 5", ("window is month and window_days is 5", "one of them")),
+        ("window_days: 5", "window: week", ("window is 'week', expected 'month'",)),
+        (
+            "window_days: 5",
+            "window: month",
+            ("period.history_until is 2013-04-21T00:00:00+00:00, expected the first", "2013-04-01T00:00:00Z"),
+        ),
         ("label: air_time", "label: distance", ("'distance' is also a feature", "leaks")),
         ("id: flight_id", "id: air_time", ("expected three different columns",)),
         ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
@@ -61,9 +73,9 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ),
         (
             "rollout:\n  feedback: false",
-            "rollout: {shares: [10%, 50, 1.0]}",
+            "rollout: {shares: [10 perc, 50, 1.0]}",
             (
-                "rollout.shares.0 is '10%', expected a number between 0 and 1: 0.1 is 10 %",
+                "rollout.shares.0 is '10 perc', expected a number such as 0.05, or a percentage such as 5 %",
                 "rollout.shares.1 is 50, ",
                 "rollout.shares.2 is 1.0, expected a number between 0 and 1: 0.1 is 10 %, and the promotion after the last",
             ),

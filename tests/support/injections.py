@@ -28,7 +28,7 @@ from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.monitoring.diagnosis import decide_diagnosis
 from tasks.policy.monitoring.drift import measure
 from tasks.policy.monitoring.estimate_errors import Estimate
-from tasks.policy.records.base import Window
+from tasks.policy.records.base import Window, WindowGrid
 from tasks.policy.records.evidence import Decision, History, WindowEvidence
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.statistics import intervals, metrics
@@ -59,10 +59,10 @@ class Bed:
         period = self.config.period
         table = read_flights(period.start, period.end)
         table = table.filter(table.column(self.config.columns.label).is_valid())
-        blocks = list(Window(period.start, period.end).split(self.config.window_days))
+        blocks = list(WindowGrid(period.start, self.config.window_days).between(period.start, period.end))
         held_out = blocks[2::3]
         learned = pa.concat_tables(self._between(table, block) for block in blocks if block not in held_out)
-        days = [day for block in held_out for day in block.split(1)]
+        days = [day for block in held_out for day in WindowGrid(block.start, 1).between(block.start, block.end)]
         order = np.random.default_rng(7).permutation(len(days))
         size = round(self.config.window_days)
         drawn = [[days[place] for place in order[start : start + size]] for start in range(0, len(days) - size, size)]
@@ -85,7 +85,7 @@ class Bed:
     def _moved_to(self, table: pa.Table, window: Window, days: list[Window]) -> pa.Table:
         """Return the rows of these days, shifted in time to the days of the window."""
         parts, name = [], self.config.columns.time
-        for place, day in zip(window.split(1), days, strict=True):
+        for place, day in zip(WindowGrid(window.start, 1).between(window.start, window.end), days, strict=True):
             rows = self._between(table, day)
             shift = pa.scalar(place.start - day.start, pa.duration("us"))
             moved = pc.add(rows.column(name).cast(pa.timestamp("us", "UTC")), shift)

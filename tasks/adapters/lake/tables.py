@@ -8,7 +8,7 @@ reading it returns the same rows bit for bit or raises LakeError. Rows are order
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -129,9 +129,10 @@ def land_prediction_segment(config: ModelConfig, writer: str, number: int, rows:
     if not rows.num_rows:
         return
     rows = rows.set_column(0, "id", _stored_ids(config, rows["id"]))
-    step_us = timedelta(days=config.window_days) // timedelta(microseconds=1)
-    start_us = int(config.period.history_until.timestamp()) * 1_000_000
-    places = np.floor_divide(rows["time"].cast(pa.int64()).to_numpy() - start_us, step_us)
+    times, first = rows["time"].cast(pa.int64()).to_numpy(), config.grid.number_at(pc.min(rows["time"]).as_py())
+    last = config.grid.number_at(pc.max(rows["time"]).as_py())
+    starts = [config.grid.window(number).start for number in range(first, last + 1)]
+    places = np.searchsorted(pa.array(starts, MOMENT).cast(pa.int64()).to_numpy(), times, side="right")
     parts = {}
     for place in np.unique(places):
         part = _ordered(rows.filter(pa.array(places == place)), ("time", "id"))

@@ -38,14 +38,13 @@ from tasks.adapters.storage import lease
 from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
-from tasks.policy.records.base import from_json, to_json
+from tasks.policy.records.base import MODEL_NAME, from_json, to_json
 from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import Fact, LedgerEntry
 
 __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verify"]
 
 logger = logging.getLogger(__name__)
-_MODEL = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
 """Entries that this process has read or loaded from a copy, by ledger and model; guarded by the lock `_LOCK`."""
 _LOCK = Lock()
@@ -133,8 +132,8 @@ def entries(model: str, kind: str | None = None, last: int | None = None) -> tup
 
 def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
     """Return (all entries, the head as read before them)."""
-    if not _MODEL.match(model):
-        raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
+    if not re.fullmatch(MODEL_NAME, model):
+        raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores or hyphens")
     with _LOCK:
         known, head = _KNOWN.setdefault((workspace().ledger, model), []), read_head(model)
         if not known:
@@ -163,7 +162,7 @@ def models() -> tuple[str, ...]:
     """Return every model that has a ledger."""
     with store_errors("ledger"):
         folders = obstore.list_with_delimiter(ledger_store())["common_prefixes"]
-    return tuple(sorted(name for name in (folder.strip("/") for folder in folders) if _MODEL.match(name)))
+    return tuple(sorted(name for name in (folder.strip("/") for folder in folders) if re.fullmatch(MODEL_NAME, name)))
 
 
 def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[LedgerEntry]:

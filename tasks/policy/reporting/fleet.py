@@ -13,7 +13,7 @@ from typing import Literal
 
 from tasks.policy.economics.budget import BudgetBalance
 from tasks.policy.governance.pending_approvals import PendingApproval, pending_approvals
-from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.base import Window, WindowGrid, from_json
 from tasks.policy.records.evidence import (
     Judgement,
     LedgerEntry,
@@ -67,7 +67,7 @@ class ModelFacts:
     owner: str
     risk: str
     approval: bool
-    window_days: float
+    grid: WindowGrid
     settling: timedelta
     served_until: datetime | None
     max_usd: float | None
@@ -215,8 +215,14 @@ def _next_check(facts: ModelFacts, latest: Judgement | None) -> datetime | None:
     """End of the next window; None if the recorded data ends before."""
     if latest is None:
         return None
-    due = latest.evidence.window.end + timedelta(days=facts.window_days)
+    due = facts.grid.window(facts.grid.number_at(latest.evidence.window.end)).end
     return None if facts.served_until and due > facts.served_until else due
+
+
+def _grace(facts: ModelFacts, next_check: datetime) -> timedelta:
+    """Time after the end of a window in which its judgement is not overdue yet."""
+    window = facts.grid.window(facts.grid.number_at(next_check))
+    return max(timedelta(days=1), GRACE_WINDOWS * (window.end - window.start))
 
 
 def _standing_needs(
@@ -233,8 +239,7 @@ def _standing_needs(
         yield Need("no champion", "no version serves yet; train and promote the first one")
     for change in facts.registry_changes:
         yield Need("registry", change)
-    grace = facts.settling + timedelta(days=max(1.0, GRACE_WINDOWS * facts.window_days))
-    if next_check and facts.as_of > next_check + grace:
+    if next_check and facts.as_of > next_check + facts.settling + _grace(facts, next_check):
         yield Need("overdue", f"the window that ended {next_check:%Y-%m-%d %H:%M} was not judged")
     quality = latest.evidence.quality if latest else None
     if latest and quality and quality.verdict == "fail":

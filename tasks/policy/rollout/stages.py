@@ -20,8 +20,8 @@ RolloutAction = Literal["hold", "resume", "advance", "abort"]
 
 
 def _check_share(value: object) -> object:
-    """Explain a share in percent, and one of everything."""
-    if (isinstance(value, str) and "%" in value) or (isinstance(value, int | float) and value >= 1):
+    """Explain a share of everything."""
+    if isinstance(value, int | float) and value >= 1:
         raise ValueError(
             "expected a number between 0 and 1: 0.1 is 10 %, and the promotion after the last step is 100 %"
         )

@@ -14,7 +14,7 @@ import pytest
 from deployments.config.model import load_model_config
 from tasks.adapters.sources.nycflights import SCHEMA, _recorded_year, read_flights
 from tasks.adapters.sources.read import read_labels, read_window
-from tasks.policy.records.base import Window
+from tasks.policy.records.base import Window, WindowGrid
 
 YEAR = (datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 2, tzinfo=UTC))
 
@@ -62,7 +62,7 @@ def test_year_is_complete_without_overlaps_or_gaps() -> None:
     year = read_flights(*YEAR)
     assert year.num_rows == 336_776
     assert pc.count_distinct(year["flight_id"]).as_py() == 336_776
-    assert sum(read_flights(w.start, w.end).num_rows for w in Window(*YEAR).split(1)) == 336_776
+    assert sum(read_flights(w.start, w.end).num_rows for w in WindowGrid(YEAR[0], 1).between(*YEAR)) == 336_776
     assert year.schema == SCHEMA
 
 
@@ -110,6 +110,6 @@ def test_cached_window_is_read_in_milliseconds(workspace: Path) -> None:
     read_flights(*YEAR)
     parsing_s = time.process_time() - start
     start = time.process_time()
-    for window in Window(datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 12, 31, tzinfo=UTC)).split(5):
+    for window in WindowGrid(YEAR[0], 5).between(*YEAR):
         read_flights(window.start, window.end)
     assert time.process_time() - start < parsing_s / 4  # all 73 of them

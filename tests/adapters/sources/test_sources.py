@@ -19,7 +19,7 @@ from deltalake import write_deltalake
 
 from tasks.adapters.sources.read import read_labels, read_window
 from tasks.adapters.storage.object_store import store_at
-from tasks.policy.records.base import Window
+from tasks.policy.records.base import Window, WindowGrid
 from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.object_store import object_store, on_each_store
@@ -219,7 +219,7 @@ def test_no_row_is_lost_in_the_repeated_hour(kind: str, tmp_path: Path, monkeypa
         engine.dispose()
         query = "SELECT * FROM rows WHERE at >= :start AND at < :end"
         config = source("sql", url_env="ROWS_URL", query=query, options={"time_zone": zone.key})
-    windows = Window(start, start + timedelta(days=1)).split(0.25)
+    windows = WindowGrid(start, 0.25).between(start, start + timedelta(days=1))
     found = [row for window in windows for row in read_window(config, window)["id"].to_pylist()]
     assert len(found) == len(set(found)) == 144, "both hours from 01:00 to 02:00 are read as the first"
 

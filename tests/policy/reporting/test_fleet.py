@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.policy.governance.access import ApprovalRequest
-from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.base import Window, WindowGrid, from_json, to_json, utc
 from tasks.policy.records.evidence import (
     Decision,
     Judgement,
@@ -23,6 +23,7 @@ from tasks.policy.rollout.state import Rollout, RolloutMove, RolloutStep
 
 NOW = utc("2024-03-01T06:00")
 WINDOW = Window(utc("2024-02-24"), utc("2024-02-29"))
+GRID = WindowGrid(WINDOW.start, 5)
 CHAMPION = ModelVersion("churn", "3", "run", "d" * 16, Window(utc("2024-01-01"), utc("2024-02-01")), 1000, "0" * 64)
 
 
@@ -55,7 +56,7 @@ def judged(window: Window = WINDOW, **changes: Any) -> LedgerEntry:
 def facts(*entries: LedgerEntry, **changes: Any) -> ModelFacts:
     numbered = tuple(replace(each, sequence=number) for number, each in enumerate(entries, 1))
     known = ModelFacts(
-        "churn", "p", "owner", "low", False, 5, timedelta(), None, None, None, 0.0, NOW, CHAMPION, numbered
+        "churn", "p", "owner", "low", False, GRID, timedelta(), None, None, None, 0.0, NOW, CHAMPION, numbered
     )
     return replace(known, **changes)
 
