@@ -5,10 +5,11 @@ description, an example and a safe default; error messages and `deployments/READ
 """
 
 import codecs
+import json
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from tasks.policy.records.base import Settings
 
@@ -258,13 +259,24 @@ class Period(Settings):
         return self
 
 
+def _finite(parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for name, value in parameters.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ValueError(f"{name} is {value!r}, expected finite numbers") from None
+    return parameters
+
+
 class Training(Settings):
     """How a challenger is trained."""
 
     estimator: ImportPath | None = Field(None, examples=["sklearn.linear_model:LogisticRegression"])
     """`module:Class` of a scikit-learn estimator. Default: XGBoost."""
-    parameters: dict[str, str | int | float | bool | None] = Field({}, examples=[{"n_estimators": 200, "max_depth": 6}])
-    """Passed to the estimator; for XGBoost `n_estimators`, `max_depth`, `learning_rate`, …"""
+    parameters: Annotated[dict[str, JsonValue], AfterValidator(_finite)] = Field(
+        {}, examples=[{"n_estimators": 200, "monotone_constraints": {"tenure_days": 1}}]
+    )
+    """Passed to the estimator; for XGBoost `n_estimators`, `max_depth`, `learning_rate`, … Constraints may name features."""
     window_days: float | None = Field(None, gt=0, examples=[180.0])
     """Train on this many trailing days. Default: all history."""
     validation_share: float = Field(0.15, gt=0, lt=0.5, examples=[0.2])

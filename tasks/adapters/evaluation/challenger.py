@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
+from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.label_alignment import align_labels, all_classes
-from tasks.adapters.models.slice_values import groups_of
 from tasks.adapters.registry import version_files
 from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.comparison import differences

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
+from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
-from tasks.adapters.models.slice_values import groups_of
 from tasks.policy.comparison.predictions import missing_rows
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError

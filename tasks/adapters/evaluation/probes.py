@@ -144,9 +144,12 @@ def probe_config(config: ModelConfig) -> ModelConfig:
     training = config.training
     parameters = dict(training.parameters)
     if training.estimator is None:
-        rounds = float(parameters.get("n_estimators") or DEFAULT_ROUNDS)
+        rounds, rate = (
+            float(given) if isinstance(given := parameters.get(name), int | float) and given else default
+            for name, default in (("n_estimators", DEFAULT_ROUNDS), ("learning_rate", DEFAULT_RATE))
+        )
         parameters["n_estimators"] = max(5, round(rounds * ROUNDS_SHARE))
-        parameters["learning_rate"] = min(1.0, float(parameters.get("learning_rate") or DEFAULT_RATE) * RATE_FACTOR)
+        parameters["learning_rate"] = min(1.0, rate * RATE_FACTOR)
     floor = max(10, training.min_rows // EVERY_NTH)
     cheaper = training.model_copy(update={"parameters": parameters, "min_rows": floor, "early_stopping_rounds": None})
     return config.model_copy(update={"training": cheaper})

@@ -24,11 +24,11 @@ from tasks.adapters.evaluation.prediction_log import (
     read_labelled,
     with_role,
 )
+from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import category_texts, encode_labels
 from tasks.adapters.models.label_alignment import all_classes, in_order, with_misses
-from tasks.adapters.models.slice_values import groups_of
 from tasks.policy.comparison.arms import ServedArm
 from tasks.policy.comparison.evidence import Evidence, paired_evidence, served_evidence
 from tasks.policy.comparison.guardrails import LabelledGain, paired_calibration_gain, served_calibration_gain

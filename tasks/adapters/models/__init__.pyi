@@ -7,5 +7,4 @@ from . import (
     label_alignment as label_alignment,
     resources as resources,
     shap as shap,
-    slice_values as slice_values,
 )

@@ -7,13 +7,14 @@ scorer that validation and serving use too.
 import difflib
 import importlib
 import inspect
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from sklearn.impute import SimpleImputer
+from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import get_tags
 from threadpoolctl import threadpool_limits
@@ -23,8 +24,9 @@ from xgboost.core import XGBoostError
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import TrainingData, choose_rounds, with_rounds
-from tasks.adapters.models.encoding import Encoding, FeatureEncoder, encode_labels
+from tasks.adapters.models.encoding import Encoding, FeatureEncoder, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer, booster_estimator
+from tasks.adapters.models.preparation import by_position, per_feature, preparation
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.errors import EstimatorError
 from tasks.policy.statistics import metrics
@@ -128,13 +130,17 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
             near = difflib.get_close_matches(name, accepted, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(accepted))}."
             raise EstimatorError(f"{config.name}: training.parameters.{name} is not known to {kind.__name__}; {hint}")
+    given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
     ours = {"random_state": config.training.seed, "n_jobs": threads()}
     if issubclass(kind, XGBModel):
+        groups = given.get("interaction_constraints")
+        if isinstance(groups, list):  # as text, because the matrix has no names to look positions up by
+            given["interaction_constraints"] = json.dumps(groups)
         return kind(**ours | _xgboost_settings(config, encoding, classes) | given)
     estimator = kind(**{name: value for name, value in ours.items() if name in accepted} | given)
     if get_tags(estimator).input_tags.allow_nan:
         return estimator
-    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), estimator)
+    return make_pipeline(preparation(estimator, encoding), estimator)
 
 
 def try_out(config: ModelConfig) -> None:
@@ -142,12 +148,12 @@ def try_out(config: ModelConfig) -> None:
     kind, random = estimator_class(config), np.random.default_rng(0)
     classes = {"binary": 2, "multiclass": 3}.get(config.task, 0)
     codes = np.arange(60) % classes if classes else random.normal(size=60)
-    encoding = Encoding((("x", "numeric"), ("z", "numeric")))
+    encoding = Encoding(kinds(config.columns.features))
     estimator = build(config, kind, encoding, classes)
     if "n_estimators" in config.training.parameters and isinstance(config.training.parameters["n_estimators"], int):
         estimator = with_rounds(estimator, 1) if isinstance(estimator, XGBModel) else estimator
     try:
-        estimator.fit(random.normal(size=(60, 2)), codes)
+        estimator.fit(random.integers(0, 3, (60, len(encoding.features))).astype(np.float32), codes)
     except (TypeError, ValueError, XGBoostError) as error:
         raise EstimatorError(
             f"{config.name}: training.parameters cannot be used by {kind.__name__} ({_first_line(error)}); expected values "
@@ -198,11 +204,13 @@ def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
         gains = estimator.get_booster().get_score(importance_type="total_gain")
         raw = np.array([float(gains.get(name, 0.0)) for name in encoding.booster_names])
     else:
-        inner = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        inner, step = (estimator[-1], estimator[0]) if isinstance(estimator, Pipeline) else (estimator, None)
         own = getattr(inner, "feature_importances_", None)
         weights = getattr(inner, "coef_", None)
         if own is None and weights is None:
             return {}
         raw = np.abs(np.atleast_2d(np.asarray(weights))).sum(axis=0) if own is None else np.asarray(own)
+        if isinstance(step, ColumnTransformer):
+            raw = per_feature(step, raw, len(encoding.names))
     total = float(raw.sum())
     return {name: float(value) / total for name, value in zip(encoding.names, raw, strict=True)} if total > 0 else {}

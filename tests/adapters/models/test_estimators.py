@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pydantic import ValidationError
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tasks.adapters.models import eligibility, estimators, files as model_files, shap as attribution
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_classes
@@ -224,6 +229,50 @@ def test_custom_estimator_round_trips(task, path, tmp_path):
     trusted = model_files.needed_types(fitted.scorer.estimator, ("sklearn", "numpy", "scipy"))
     read_back = model_files.load(files, model_files.sha256(files), trusted)
     np.testing.assert_allclose(read_back.predict(with_nulls), fitted.scorer.predict(with_nulls), rtol=1e-6)
+
+
+def test_linear_models_get_scaled_and_one_hot_features():
+    """Equal to the pipeline that a person would build: scaled numbers, a column for each category."""
+    random = np.random.default_rng(4)
+    numbers, colours = random.normal(5e6, 1e6, 900), random.choice(["blue", "green", "red"], 900)
+    label = ((numbers - 5e6) / 1e6 + 3 * (colours == "green") + random.logistic(size=900) > 1).astype(int)
+    rows = make_rows().slice(0, 900)
+    for name, values in (("x", numbers), ("colour", colours), ("label", label)):
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values))
+    config = make_config(training={"estimator": "sklearn.linear_model:LogisticRegression", "min_rows": 10})
+    fitted = estimators.fit(config, rows)
+    frame = rows.to_pandas().astype({"flag": float})
+    by_hand = make_pipeline(
+        ColumnTransformer([("n", StandardScaler(), ["x", "noise", "flag"]), ("c", OneHotEncoder(), ["colour"])]),
+        LogisticRegression(random_state=7),
+    ).fit(frame, frame["label"])
+    np.testing.assert_allclose(fitted.scorer.predict(rows), by_hand.predict_proba(frame)[:, 1], atol=1e-3)
+    assert sorted(fitted.importance, key=fitted.importance.__getitem__)[-2:] == ["x", "colour"]
+    assert set(fitted.importance) == set(config.columns.features.names)
+    unseen = rows.slice(0, 2).set_column(rows.column_names.index("colour"), "colour", pa.array(["violet", None]))
+    assert np.isfinite(fitted.scorer.predict(unseen)).all()
+
+
+@pytest.mark.parametrize("estimator", [None, "sklearn.ensemble:HistGradientBoostingClassifier"])
+def test_constraints_name_features(estimator):
+    parameter = "monotonic_cst" if estimator else "monotone_constraints"
+    training = {"estimator": estimator, "parameters": {parameter: {"x": -1}}, "min_rows": 10}
+    scorer = estimators.fit(make_config(training=training), make_rows()).scorer
+    rows = make_rows().slice(0, 50)
+    grown = rows.set_column(rows.column_names.index("x"), "x", pc.add(rows["x"], 1.0))
+    assert (scorer.predict(grown) <= scorer.predict(rows)).all()
+    assert (estimators.fit(make_config(), make_rows()).scorer.predict(grown) > scorer.predict(grown)).any()
+
+
+def test_interactions_name_features():
+    training = {"parameters": {"interaction_constraints": [["x", "noise"], ["flag"]]}, "min_rows": 10}
+    assert estimators.fit(make_config(training=training), make_rows()).rounds
+
+
+def test_a_constraint_of_an_unknown_feature_is_named():
+    training = {"parameters": {"monotone_constraints": {"colr": 1}}, "min_rows": 10}
+    with pytest.raises(EstimatorError, match=r"monotone_constraints has 'colr', no feature; did you mean colour\?"):
+        estimators.try_out(make_config(training=training))
 
 
 def test_sklearn_gradient_boosting_stops_early():
