@@ -28,7 +28,6 @@ from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Decision, ModelVersion, Promotion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.reporting.rollout_replay import progress, rollout_events
-from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.record.history import load_degradation
 from tasks.replay.baselines import BaselineScores, compare_with_baselines, score_baselines
 from tasks.replay.records import (
@@ -211,7 +210,7 @@ def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], scores: Seque
         config.purpose,
         config.task,
         metric,
-        HIGHER_IS_BETTER[metric],
+        config.primary_metric.higher_is_better,
         completed,
         tuple(seconds.items()),
         unit=config.columns.label_unit,

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from deployments.config.messages import explain_all
-from deployments.config.monitoring import Drift, Performance, Quality
+from deployments.config.metrics import CustomMetric, with_directions
+from deployments.config.monitoring import Drift, MetricName, Performance, Quality
 from deployments.config.risk import with_risk_defaults
 from deployments.config.settings import Columns, Period, Source, Training
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
@@ -31,7 +32,7 @@ from tasks.policy.records.base import MODEL_NAME, Settings, Window, WindowGrid, 
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.rollout.stages import RolloutPolicy
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
-from tasks.policy.statistics.metrics import metric_names
+from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Metric, metric_names
 
 DEPLOYMENTS = Path(__file__).parent.parent
 MONTH_DAYS = 365.2425 / 12
@@ -63,6 +64,8 @@ class ModelConfig(Settings):
     quality: Quality = Quality()
     drift: Drift = Drift()
     performance: Performance
+    metrics: dict[MetricName, CustomMetric] = Field({})
+    """Metrics of your own, by name; `performance.metric` and triggers may name them."""
     diagnosis: DiagnosisLimits = DiagnosisLimits()
     retraining: RetrainingPolicy
     training: Training = Training()
@@ -83,16 +86,11 @@ class ModelConfig(Settings):
             if content.get("window_days", MONTH_DAYS) != MONTH_DAYS:
                 raise ValueError(f"window is month and window_days is {content['window_days']}, expected one of them")
             content = {**content, "window_days": MONTH_DAYS}
-        return with_risk_defaults(content)
+        return with_directions(with_risk_defaults(content))
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
-        accepted = metric_names(self.task)
-        for metric in (self.performance.metric, *self.retraining.metrics()):
-            if metric not in accepted:
-                raise ValueError(
-                    f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}"
-                )
+        self._check_metrics()
         if self.columns.positive_label is not None and self.task != "binary":
             raise ValueError(
                 f"columns.positive_label does not fit task {self.task}, expected it with task: binary only"
@@ -114,6 +112,28 @@ class ModelConfig(Settings):
         self._check_evidently_columns()
         self._check_rollout_unit()
         return self
+
+    def _check_metrics(self) -> None:
+        accepted = (*metric_names(self.task), *self.metrics)
+        for metric in (self.performance.metric, *self.retraining.metrics()):
+            if metric in HIGHER_IS_BETTER and metric not in accepted:
+                raise ValueError(
+                    f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}"
+                )
+            if metric not in accepted:
+                raise ValueError(
+                    f"metric is {metric!r}, expected one of {', '.join(accepted)}, or a name under metrics"
+                )
+        stored = {*self.columns.features.names, *self.columns.protected, *self.columns.extra}
+        for name, own in self.metrics.items():
+            if refusal := own.why_not(name, self.task):
+                raise ValueError(refusal)
+            unknown = [column for column in own.columns if column not in stored]
+            if unknown:
+                raise ValueError(
+                    f"metrics.{name}.columns has {unknown[0]!r}, expected columns that are stored with the rows; list it under "
+                    "columns.extra"
+                )
 
     def _check_rollout_unit(self) -> None:
         unit = self.rollout.unit
@@ -177,6 +197,26 @@ class ModelConfig(Settings):
                 f"{self.excluded_from_training.days} that {self.withheld}: nothing would be left to train the first model on"
             )
         return self
+
+    def metric(self, name: str) -> Metric:
+        """Return a metric by name. Raises MetricError if its function cannot be imported."""
+        own = self.metrics.get(name)
+        return Metric(name, self.performance.quantile, own.rule(name, self.task) if own else None)
+
+    @property
+    def primary_metric(self) -> Metric:
+        """The metric that judges the model."""
+        return self.metric(self.performance.metric)
+
+    @property
+    def measured_metrics(self) -> tuple[Metric, ...]:
+        """The metrics that are measured: those of the task, and the user's own."""
+        return tuple(map(self.metric, (*metric_names(self.task), *self.metrics)))
+
+    @property
+    def metric_columns(self) -> tuple[str, ...]:
+        """Columns that metrics of the user's own read."""
+        return tuple(dict.fromkeys(column for metric in self.metrics.values() for column in metric.columns))
 
     @property
     def excluded_from_training(self) -> timedelta:

@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from deployments.config.settings import IMPORT_PATH, ColumnName, ImportPath, Share
 from tasks.policy.data_quality.label_rules import LabelRules
 from tasks.policy.records.base import Settings
-from tasks.policy.statistics.metrics import Metric
 
 EvidentlyName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$", max_length=100)]
 COMPARED, LISTED = ("eq", "not_eq", "gt", "gte", "lt", "lte"), ("is_in", "not_in")
@@ -93,7 +92,7 @@ class EvidentlyItem(Settings):
         return f"{self.metric or self.preset or self.report}{f' of {column}' if column else ''}"
 
 
-MetricName = Literal["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier", "mae", "rmse", "pinball"]
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 class Range(Settings):
@@ -214,7 +213,8 @@ class Performance(Settings):
     """The metric that judges the model, and when a window has enough labels."""
 
     metric: MetricName = Field(examples=["roc_auc"])
-    """The primary metric. mae, rmse and pinball are for regression, the others for classes."""
+    """The primary metric: mae, rmse or pinball for regression; accuracy, balanced_accuracy, f1, roc_auc, log_loss or brier for
+    classes; or a name under `metrics`."""
     maturing_at: Share = Field(0.3, examples=[0.5])
     """Share of labels from which a window is maturing and its metric is shown; below it the window is open."""
     closed_at: Share = Field(0.98, examples=[0.9])
@@ -224,11 +224,6 @@ class Performance(Settings):
     slices: tuple[ColumnName, ...] = Field((), examples=[["region"]])
     """Features by whose values the metric is also reported: of each, the 20 largest groups with at least
     `validation.slice_min_rows` labels. For information only; slices in `validation.slices` can refuse a challenger."""
-
-    @property
-    def primary_metric(self) -> Metric:
-        """The primary metric with its quantile."""
-        return Metric(self.metric, self.quantile)
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

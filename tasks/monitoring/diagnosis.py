@@ -108,8 +108,8 @@ def estimate_performance(
 ) -> MetricValue | None:
     """Estimate the window's primary metric without its labels.
 
-    None for multiclass models, without a prediction in the window, before an earlier window of this version has
-    closed with sound labels, and with fewer than `retraining.min_labelled_rows` rows to learn from.
+    None for multiclass models, for a metric of the user's own, without a prediction in the window, before an earlier window
+    of this version has closed with sound labels, and with fewer than `retraining.min_labelled_rows` rows to learn from.
     """
     logged = evaluation.prediction_log.read_logged(config, window, as_of)
     closed = [
@@ -120,7 +120,9 @@ def estimate_performance(
         and report.model_version == logged.version
         and report.has_sound_labels
     ]
-    if config.task == "multiclass" or not closed or not len(logged.y_pred):
+    if config.task == "multiclass" or config.performance.metric in config.metrics:
+        return None
+    if not closed or not len(logged.y_pred):
         return None
     learned = [
         evaluation.prediction_log.read_logged(config, earlier, as_of).of_known_classes
@@ -131,8 +133,6 @@ def estimate_performance(
         return None
     name = config.performance.metric
     if config.task == "regression":
-        return estimation.estimate_loss(
-            estimation.learn_losses(config.performance.primary_metric, y_true, y_pred), logged.y_pred
-        )
+        return estimation.estimate_loss(estimation.learn_losses(config.primary_metric, y_true, y_pred), logged.y_pred)
     estimates = estimation.estimate_classes(logged.y_pred, estimation.calibrate(y_true, y_pred))
     return next((estimate for estimate in estimates if estimate.name == name), None)

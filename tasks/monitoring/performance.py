@@ -107,7 +107,7 @@ def _measure(config: ModelConfig, run: MonitorRun, window: Window, latency: Late
     classes = max(2, len(logged.classes))
     values = _metrics(config, y_true, y_pred, classes)
     least = config.validation.slice_min_rows
-    slices = measure_slices(settings.primary_metric, y_true, y_pred, logged.labelled_slices, least)
+    slices = measure_slices(config.primary_metric, y_true, y_pred, logged.labelled_slices, least)
     before = [report for report in run.history.performances if report.window < window]
     value = next((metric for metric in values if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
@@ -140,7 +140,7 @@ def _measure(config: ModelConfig, run: MonitorRun, window: Window, latency: Late
         noise_windows=noise.windows if noise else None,
         smallest_shift=smallest,
         slices=slices,
-        undefined=metrics.undefined(primary, y_true, classes, each=True) if labelled_rows else None,
+        undefined=metrics.undefined(config.primary_metric, y_true, classes, each=True) if labelled_rows else None,
         labels=_judge_labels(config, run, window, logged),
     )
 
@@ -224,11 +224,10 @@ def _metrics(config: ModelConfig, y_true: Floats, y_pred: Floats, classes: int) 
     """Compute every metric of the task that these rows define, with its interval."""
     if not len(y_true):
         return ()
-    names = metrics.metric_names(config.task)
-    measured, found = [metrics.Metric(name, config.performance.quantile) for name in names], []
+    measured, found = config.measured_metrics, []
     intervals = metric_intervals(measured, y_true, y_pred, RESAMPLING)
     for metric in measured:
-        if metrics.undefined(metric.name, y_true, classes, each=True):
+        if metrics.undefined(metric, y_true, classes, each=True):
             continue
         value, (low, high) = metrics.compute(metric, y_true, y_pred), intervals[metric.name]
         if value == value and low == low:  # NaN: undefined on these rows

@@ -32,7 +32,7 @@ def score_baselines(config: ModelConfig, first: ModelVersion, folder: Path, wind
     if config.training.window_days:
         start = max(start, as_of - timedelta(days=config.training.window_days))
     columns = config.columns
-    needed = [columns.key, columns.time, *columns.features.names, columns.label]
+    needed = [columns.key, columns.time, *columns.features.names, *config.metric_columns, columns.label]
     every = models.estimators.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
     landed = lake.landed_rows(config, window)
     if landed is None:
@@ -69,9 +69,10 @@ def compare_with_baselines(
 
 
 def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> BaselineScores:
-    columns, metric = config.columns, config.performance.primary_metric
-    labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
-    labels = labelled.rename_columns(["id", "label"]).to_pandas()
+    columns, metric = config.columns, config.primary_metric
+    read = config.metric_columns
+    labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label, *read])
+    labels = labelled.rename_columns(["id", "label", *(f"read {name}" for name in read)]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
     scored = pd.read_parquet(baselines)
@@ -83,7 +84,9 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
     y_true, aligned = models.label_alignment.align_labels(pa.chunked_array([frame["label"]]), answers)
     predicted = dict(zip(own, aligned, strict=True))
-    if metrics.undefined(metric.name, y_true, max(2, len(own["prediction"])), each=True):
+    rows = pa.table({name: pa.array(frame[f"read {name}"]) for name in read})
+    y_true = models.label_alignment.with_columns(config, y_true, rows)
+    if metrics.undefined(metric, y_true, max(2, len(own["prediction"])), each=True):
         return BaselineScores(len(served), len(frame))
     value = {column: metrics.compute(metric, y_true, y_pred) for column, y_pred in predicted.items()}
     low, high = intervals.metric_interval(metric, y_true, predicted["prediction"])

@@ -140,21 +140,22 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, f
 
 def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
     """Return the metric of each window as a loss, shape [W]; NaN without labelled rows or where it is undefined."""
-    metric = config.performance.primary_metric
+    metric = config.primary_metric
     losses = np.full(len(plan.windows), np.nan)
     if not len(rows):
         return losses
     labels, (predicted,) = models.label_alignment.align_labels(
         rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))]
     )
+    labels = models.label_alignment.with_columns(config, labels, rows)
     moments = rows.column(config.columns.time).to_numpy()
     known = np.isfinite(labels)
     for place, window in enumerate(plan.windows):
         bounds = [np.datetime64(bound.replace(tzinfo=None)) for bound in (window.start, window.end)]
         inside = known & (moments >= bounds[0]) & (moments < bounds[1])
-        if inside.any() and not metrics.undefined(metric.name, labels[inside], max(2, len(scorer.classes))):
+        if inside.any() and not metrics.undefined(metric, labels[inside], max(2, len(scorer.classes))):
             value = metrics.compute(metric, labels[inside], predicted[inside])
-            losses[place] = metrics.as_loss(metric.name, value)
+            losses[place] = metrics.as_loss(metric, value)
     return losses
 
 
@@ -222,10 +223,10 @@ def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path], probes: 
     with np.load(probes) as stored:
         parts["probe"] = stored["probe"]
     scale = 1.0
-    if config.performance.metric in metrics.UNBOUNDED:
+    if config.performance.metric not in metrics.BOUNDED:
         known = parts["loss"][: plan.history, : plan.history]
         known = known if np.isfinite(known).any() else parts["loss"]
-        scale = float(5 * np.nanmedian(known)) or 1.0
+        scale = float(5 * abs(np.nanmedian(known))) or 1.0
     history, lag = plan.history - plan.lag, plan.lag
     for key, unknown in (("loss", np.nan), ("rows", 0.0), ("secs", 0.0)):
         # row i describes the candidate trained once window i's losses are known

@@ -104,9 +104,10 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
     answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
     y_true, (before, after) = models.label_alignment.align_labels(rows.column(config.columns.label), answers)
-    pairs = PairedPredictions(y_true, champion=before, challenger=after).where(np.isfinite(y_true))
-    metric = config.performance.primary_metric
-    if undefined(metric.name, pairs.y_true, class_count(after)):
+    labels = models.label_alignment.with_columns(config, y_true, rows)
+    pairs = PairedPredictions(labels, champion=before, challenger=after).where(np.isfinite(y_true))
+    metric = config.primary_metric
+    if undefined(metric, pairs.y_true, class_count(after)):
         return Gain(math.nan, math.nan, math.nan)
     return paired_bootstrap(metric, pairs, RESAMPLING)
 

@@ -70,7 +70,7 @@ def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, riva
     from tasks.policy.monitoring.slices import RESAMPLING
     from tasks.policy.statistics import intervals, metrics
 
-    label, primary = config.columns.label, config.performance.primary_metric
+    label, primary = config.columns.label, config.primary_metric
     names = metrics.metric_names(config.task)
     measured = [metrics.Metric(name) for name in names]
     labelled = rows.filter(pc.is_valid(rows[label]))

@@ -73,7 +73,7 @@ class History:
         scorer = estimators.fit(self.config.model_copy(update={"training": training}), self.rows(start, cut)).scorer
         seen = self.rows(stretch, stretch + STRETCH)
         y_true = encode_labels(seen[self.config.columns.label], scorer.classes)
-        return metrics.compute(self.config.performance.primary_metric, y_true, scorer.predict(seen))
+        return metrics.compute(self.config.primary_metric, y_true, scorer.predict(seen))
 
 
 def judge(model: str, console: Console) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Bed:
 
     def losses(self, rows: pa.Table) -> np.ndarray:
         y_true, predicted = self._answers(rows)
-        found = metrics.row_losses(self.config.performance.primary_metric, y_true, predicted)
+        found = metrics.row_losses(self.config.primary_metric, y_true, predicted)
         assert found is not None
         return found
 

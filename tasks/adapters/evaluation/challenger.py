@@ -15,7 +15,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.models.files import Scorer
-from tasks.adapters.models.label_alignment import align_labels, all_classes
+from tasks.adapters.models.label_alignment import align_labels, all_classes, with_columns
 from tasks.adapters.registry import version_files
 from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.comparison import differences
@@ -57,7 +57,7 @@ def compare(
     remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
     compared = Comparison(challenger, champion, holdout, len(scored.rows), remarks=remarks)
     classes = metrics.class_count(scored.predictions[0])
-    too_few = metrics.undefined(config.performance.metric, scored.y_true, classes)
+    too_few = metrics.undefined(config.primary_metric, scored.y_true, classes)
     return replace(compared, faults=(too_few,)) if too_few else _measured(config, compared, scored)
 
 
@@ -77,8 +77,9 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
     histograms = [
         prediction_histogram(version.version, values) for version, (_, values) in zip(versions, answers, strict=True)
     ]
+    own = rows.filter(pa.array(known))
     return _Scored(
-        rows.filter(pa.array(known)), y_true[known], [values[known] for values in aligned], classes, histograms
+        own, with_columns(config, y_true[known], own), [values[known] for values in aligned], classes, histograms
     )
 
 
@@ -143,7 +144,7 @@ def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
 
 def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Comparison:
     """Return the comparison with its measurements: the paired differences, or the first model's own value."""
-    metric, y_true, new = config.performance.primary_metric, scored.y_true, scored.predictions[0]
+    metric, y_true, new = config.primary_metric, scored.y_true, scored.predictions[0]
     resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)
     prior = _prior(compared.challenger, scored.classes)
     constant = differences.against_constant(metric, y_true, new, resampling, prior)
@@ -166,7 +167,7 @@ def _slice_differences(
     config: ModelConfig, rows: pa.Table, pairs: PairedPredictions, resampling: Resampling
 ) -> tuple[MetricDifference, ...]:
     """Return the differences by `validation.slices`, then by the protected columns that are not among them."""
-    metric = config.performance.primary_metric
+    metric = config.primary_metric
     slices = {name: groups_of(config, name, rows.column(name)) for name in config.validation.slices}
     found = differences.slice_differences(metric, pairs, slices, resampling)
     for name in config.columns.protected:

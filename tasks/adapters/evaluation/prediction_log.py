@@ -6,7 +6,7 @@ Only the champion's predictions are its performance: those of a challenger, serv
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.policy.comparison.predictions import missing_rows
+from tasks.policy.custom_metrics.labels import Labels
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
 from tasks.policy.rollout.traffic import Role
@@ -39,13 +40,16 @@ class LoggedPredictions(NamedTuple):
     classes: tuple[str, ...] = ()
     slices: Mapping[str, NDArray[np.str_]] = {}
     """The rows' values of each column of `performance.slices`; empty for rows without a label."""
+    columns: Mapping[str, NDArray[Any]] = {}
+    """The rows' values of each column that metrics of the user's own read; any value for rows without a label."""
 
     @property
     def labelled(self) -> tuple[Floats, Floats]:
         """(labels, predictions) of the labelled rows, encoded for metrics: a class unknown to the version is a miss."""
         known = ~np.isnan(self.y_true)
         y_true, (y_pred,) = with_misses(self.y_true[known], [self.y_pred[known]], len(self.classes))
-        return y_true, y_pred
+        read = {name: column[known] for name, column in self.columns.items()}
+        return Labels.of(y_true, read) if read else y_true, y_pred
 
     @property
     def labelled_slices(self) -> dict[str, NDArray[np.str_]]:
@@ -70,7 +74,8 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
     version = str(log["model_version"].mode()[0])
     own = log[log["model_version"] == version].drop_duplicates("id")
     logged_ids = pa.chunked_array([pa.array(own["id"])])
-    labelled = read_labelled(config, window, as_of, (columns.key, columns.label), config.performance.slices)
+    optional = (*config.performance.slices, *config.metric_columns)
+    labelled = read_labelled(config, window, as_of, (columns.key, columns.label), optional)
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
     codes = encode_labels(labelled.column(columns.label), classes, unknown=len(classes))
     y_true = np.full(len(own), np.nan)
@@ -81,7 +86,13 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
         groups = groups_of(config, name, labelled.column(name))
         slices[name] = np.full(len(own), "", groups.dtype)
         slices[name][indices[indices >= 0]] = groups[indices >= 0]
-    return LoggedPredictions(version, np.stack(own["prediction"].to_numpy()).astype(float), y_true, classes, slices)
+    read = {}
+    for name in (name for name in config.metric_columns if name in labelled.column_names and len(labelled)):
+        values = labelled.column(name).to_pandas().to_numpy()
+        read[name] = np.full(len(own), values[0], values.dtype)
+        read[name][indices[indices >= 0]] = values[indices >= 0]
+    predictions = np.stack(own["prediction"].to_numpy()).astype(float)
+    return LoggedPredictions(version, predictions, y_true, classes, slices, read)
 
 
 def with_role(log: pa.Table, *roles: Role) -> pa.Table:

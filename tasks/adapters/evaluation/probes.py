@@ -24,6 +24,7 @@ from tasks.adapters import lake
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.models import eligibility, estimators, files as model_files
 from tasks.adapters.models.files import Scorer
+from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.storage.atomic_files import atomic_file, atomic_folder
 from tasks.adapters.storage.table_cache import TableCache
 from tasks.adapters.storage.workspace import make_folder, workspace
@@ -159,13 +160,15 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     """Return each scorer's primary metric on labelled rows, as a loss; NaN if the metric is undefined on these rows."""
     step = max(1, -(-len(rows) // SCORED_ROWS))
     scored = rows.take(np.arange(0, len(rows), step)) if step > 1 else rows
-    label, metric = scored.column(config.columns.label), config.performance.primary_metric
+    label, metric = scored.column(config.columns.label), config.primary_metric
     found = []
     for scorer in scorers:
         y_true, y_pred = scorer.predict_labelled(scored, label)
-        few = metrics.undefined(metric.name, y_true, metrics.class_count(y_pred))
+        known = np.isfinite(scorer.labels(label))
+        y_true = with_columns(config, y_true, scored.filter(pa.array(known)))
+        few = metrics.undefined(metric, y_true, metrics.class_count(y_pred))
         value = metrics.compute(metric, y_true, y_pred)
-        found.append(float("nan") if few else metrics.as_loss(metric.name, value))
+        found.append(float("nan") if few else metrics.as_loss(metric, value))
     return found
 
 

@@ -129,7 +129,7 @@ def measure_labelled(config: ModelConfig, labelled: LabelledPairs | LabelledArms
 
     Slices are those of `validation.slices` and the protected columns with at least `validation.slice_min_rows` rows.
     """
-    metric, policy = config.performance.primary_metric, config.validation
+    metric, policy = config.primary_metric, config.validation
     slices = []
     for name, part in labelled.by_group(policy.slice_min_rows):
         if part.defines(metric):

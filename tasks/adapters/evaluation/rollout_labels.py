@@ -28,7 +28,7 @@ from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import category_texts, encode_labels
-from tasks.adapters.models.label_alignment import all_classes, in_order, with_misses
+from tasks.adapters.models.label_alignment import all_classes, in_order, with_columns, with_misses
 from tasks.policy.comparison.arms import ServedArm
 from tasks.policy.comparison.evidence import Evidence, paired_evidence, served_evidence
 from tasks.policy.comparison.guardrails import LabelledGain, paired_calibration_gain, served_calibration_gain
@@ -40,8 +40,8 @@ from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Floats, Metric
 
 Groups = NDArray[np.str_]
-SLICE = "slice "
-"""Prefix of a slice column among the columns of labelled rows, whose own names are id, time, label and unit."""
+SLICE, READ = "slice ", "read "
+"""Prefixes of slice columns, and of those that metrics read, among the columns of labelled rows: id, time, label, unit."""
 
 
 class LabelledSpan(NamedTuple):
@@ -75,7 +75,7 @@ class LabelledPairs:
 
     def defines(self, metric: Metric) -> bool:
         """Whether the labels define the metric."""
-        return not metrics.undefined(metric.name, self.pairs.y_true, metrics.class_count(self.pairs.challenger))
+        return not metrics.undefined(metric, self.pairs.y_true, metrics.class_count(self.pairs.challenger))
 
     def by_group(self, min_rows: int) -> Iterator[tuple[str, "LabelledPairs"]]:
         """Yield (slice, its rows) for the largest groups of each column, such as `origin=JFK`."""
@@ -104,7 +104,7 @@ class LabelledArms:
     def defines(self, metric: Metric) -> bool:
         """Whether the labels of both arms define the metric."""
         arms = (self.champion, self.challenger)
-        return not any(metrics.undefined(metric.name, arm.y_true, metrics.class_count(arm.y_pred)) for arm in arms)
+        return not any(metrics.undefined(metric, arm.y_true, metrics.class_count(arm.y_pred)) for arm in arms)
 
     def by_group(self, min_rows: int) -> Iterator[tuple[str, "LabelledArms"]]:
         """Yield (slice, its rows) for the largest groups that have `min_rows` rows in either arm."""
@@ -128,7 +128,7 @@ def labelled_pairs(config: ModelConfig, rollout: Rollout, at: LabelledSpan) -> L
     if not len(table):
         return None
     predictions, classes = _in_one_order(config, rollout, [table["champion"], table["challenger"]])
-    y_true, (old, new) = _with_labels(table, predictions, classes)
+    y_true, (old, new) = _with_labels(config, table, predictions, classes)
     groups = _clusters(config, table), _slices(config, table)
     return LabelledPairs(PairedPredictions(y_true, old, new), *groups, _latest(table))
 
@@ -156,7 +156,7 @@ def labelled_arms(config: ModelConfig, rollout: Rollout, at: LabelledSpan) -> La
         return None
     predictions, classes = _in_one_order(config, rollout, [table["prediction"] for table in tables])
     both = pa.concat_tables(tables, promote_options="default")
-    y_true, (y_pred,) = _with_labels(both, [np.concatenate(predictions)], classes)
+    y_true, (y_pred,) = _with_labels(config, both, [np.concatenate(predictions)], classes)
     arm = ServedArm(y_true, y_pred, _clusters(config, both), _texts(both["stratum"]))
     of_challenger = np.arange(len(both)) >= len(tables[0])
     return LabelledArms(arm.where(~of_challenger), arm.where(of_challenger), _slices(config, both), _latest(both))
@@ -167,7 +167,7 @@ def _labelled_windows(
 ) -> Iterator[tuple[Window, pa.Table, pa.Table]]:
     """Yield (window, labelled rows, prediction log) for windows with rows whose labels are all due.
 
-    The rows have the columns id, time, label and unit, and one for each slice.
+    The rows have the columns id, time, label and unit, and one for each slice and for each column that a metric reads.
     """
     columns, unit = config.columns, rollout.unit or config.columns.key
     names = {"id": columns.key, "time": columns.time, "label": columns.label}
@@ -177,7 +177,7 @@ def _labelled_windows(
         if window.name in at.excluding:
             continue
         rows = inside(
-            read_labelled(config, window, at.as_of, tuple(names.values()), (unit, *slices)),
+            read_labelled(config, window, at.as_of, tuple(names.values()), (unit, *slices, *config.metric_columns)),
             columns.time,
             at.span,
         )
@@ -185,6 +185,7 @@ def _labelled_windows(
             rows = rows.filter(pc.less(rows[columns.time], due_until))
         if len(rows):
             landed = {f"{SLICE}{name}": rows[name] for name in slices if name in rows.column_names}
+            landed |= {f"{READ}{name}": rows[name] for name in config.metric_columns if name in rows.column_names}
             units = (
                 rows[unit] if unit in rows.column_names else pa.nulls(len(rows))
             )  # the window may predate the setting
@@ -221,8 +222,13 @@ def _in_one_order(
     ], classes
 
 
-def _with_labels(table: pa.Table, predictions: list[Floats], classes: tuple[str, ...]) -> tuple[Floats, list[Floats]]:
-    return with_misses(encode_labels(table["label"], classes, unknown=len(classes)), predictions, len(classes))
+def _with_labels(
+    config: ModelConfig, table: pa.Table, predictions: list[Floats], classes: tuple[str, ...]
+) -> tuple[Floats, list[Floats]]:
+    y_true, found = with_misses(encode_labels(table["label"], classes, unknown=len(classes)), predictions, len(classes))
+    read = {name: f"{READ}{name}" for name in config.metric_columns if f"{READ}{name}" in table.column_names}
+    rows = pa.table({name: table[column] for name, column in read.items()})
+    return with_columns(config, y_true, rows), found
 
 
 def _clusters(config: ModelConfig, table: pa.Table) -> Groups:

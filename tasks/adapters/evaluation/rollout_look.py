@@ -49,7 +49,7 @@ def look_at(config: ModelConfig, state: RolloutState, past: Past, window: Window
     units = rollout_evidence.assigned_units(config, state, labelled) if state.current.share else None
     mismatch = _mismatch(config, state, units) if units else None
     rows, why_not = (None, mismatch) if mismatch else _labelled_rows(config, state, labelled)
-    evidence = rows.gain(config.performance.primary_metric) if rows else None
+    evidence = rows.gain(config.primary_metric) if rows else None
     if evidence and any(window < each.window for each in state.looks):
         evidence, why_not = None, "a later window was judged before, and its verdict stands"
     unevaluated = (why_not,) if why_not else ()

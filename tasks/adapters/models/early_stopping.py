@@ -28,10 +28,14 @@ BLOCKS = 10
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Encoded training rows, oldest first; `classes` is the number of classes, 0 in a regression."""
+    """Encoded training rows, oldest first; `classes` is the number of classes, 0 in a regression.
+
+    `labels` are the target for metrics, with the columns that metrics of the user's own read.
+    """
 
     matrix: Matrix
     target: Floats | Codes
+    labels: Floats
     classes: int
 
 
@@ -75,7 +79,7 @@ def choose_rounds(config: ModelConfig, unfitted: Callable[[], Any], data: Traini
     ]
     if not tried:
         return replace(forward, remarks=(remark,))
-    best = min(tried, key=lambda each: _loss(config, data.target[each.held_back], each.y_pred))
+    best = min(tried, key=lambda each: _loss(config, data.labels[each.held_back], each.y_pred))
     rest = f"; {count - best.first:,} of {count:,} rows, the latest, predict them best: fitted on these, {best.rounds} rounds"
     return replace(best, remarks=(remark + rest,))
 
@@ -102,9 +106,9 @@ def _every_other_block(latest: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _loss(config: ModelConfig, y_true: ArrayLike, y_pred: Floats) -> float:
-    metric = config.performance.primary_metric
+    metric = config.primary_metric
     value = metrics.compute(metric, y_true, y_pred)
-    return metrics.as_loss(metric.name, value) if np.isfinite(value) else np.inf
+    return metrics.as_loss(metric, value) if np.isfinite(value) else np.inf
 
 
 def _is_learnable(data: TrainingData, held_back: NDArray[np.bool_], first: int = 0) -> bool:

@@ -26,6 +26,7 @@ from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer, booster_estimator
+from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.errors import EstimatorError
@@ -54,13 +55,14 @@ class Fitted:
 def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError."""
     rows = _in_order(rows, config.columns.time, config.columns.key)
-    labels = rows.column(config.columns.label)
-    classes = eligibility.classes_of(config, labels)
-    codes = encode_labels(labels, classes)
+    given = rows.column(config.columns.label)
+    classes = eligibility.classes_of(config, given)
+    codes = encode_labels(given, classes)
     kind = estimator_class(config)
     encoder = FeatureEncoder(config.columns.features).fit(rows)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
-    data = TrainingData(encoder.transform(rows), target, len(classes))
+    labels = with_columns(config, codes, rows)
+    data = TrainingData(encoder.transform(rows), target, labels, len(classes))
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
@@ -75,7 +77,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     return Fitted(
         scorer,
         parameters={name: str(value) for name, value in sorted(config.training.parameters.items())},
-        metrics=_held_back_metrics(config, codes[stopped.held_back], stopped.y_pred),
+        metrics=_held_back_metrics(config, labels[stopped.held_back], stopped.y_pred),
         importance=_importance(estimator, encoder.encoding_),
         rounds=estimator.get_booster().num_boosted_rounds() if isinstance(estimator, XGBModel) else None,
         fitted_rows=len(codes) - stopped.first,
@@ -192,9 +194,7 @@ def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> d
     """Compute every metric of the task that is defined on the held-back rows."""
     if not len(y_true):
         return {}
-    names = metrics.metric_names(config.task)
-    quantile = config.performance.quantile
-    found = {name: metrics.compute(metrics.Metric(name, quantile), y_true, y_pred) for name in names}
+    found = {metric.name: metrics.compute(metric, y_true, y_pred) for metric in config.measured_metrics}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from deployments.config.model import ModelConfig
 from tasks.adapters.models.encoding import encode_labels
+from tasks.policy.custom_metrics.labels import Labels
 from tasks.policy.statistics.metrics import Floats
 
 ModelPredictions = tuple[tuple[str, ...], Floats]
@@ -40,6 +42,12 @@ def with_misses(labels: Floats, predictions: Sequence[Floats], classes: int) -> 
     for own, values in zip(missed, (turns, *[1 - turns] * len(predictions)), strict=True):
         own[unseen] = values
     return missed[0], missed[1:]
+
+
+def with_columns(config: ModelConfig, y_true: Floats, rows: pa.Table) -> Floats:
+    """Attach the columns that metrics of the user's own read to the labels of these rows; null is NaN or None."""
+    names = [name for name in config.metric_columns if name in rows.column_names]
+    return Labels.of(y_true, {name: rows[name].to_pandas().to_numpy() for name in names}) if names else y_true
 
 
 def in_order(own: tuple[str, ...], predicted: Floats, classes: tuple[str, ...]) -> Floats:

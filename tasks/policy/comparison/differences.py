@@ -24,7 +24,7 @@ def difference(
     metric: Metric, pairs: PairedPredictions, resampling: Resampling, slice_name: str | None = None
 ) -> MetricDifference:
     """The paired difference on these rows; NaN if the metric is undefined. McNemar's p-value for classes."""
-    if metrics.undefined(metric.name, pairs.y_true, metrics.class_count(pairs.challenger)):
+    if metrics.undefined(metric, pairs.y_true, metrics.class_count(pairs.challenger)):
         nan = float("nan")
         return MetricDifference(metric.name, nan, nan, nan, nan, nan, len(pairs), None, slice_name)
     gain = intervals.paired_bootstrap(metric, pairs, resampling)

@@ -36,7 +36,7 @@ def measure_slices(
     for column, groups in slices.items():
         for name in largest_groups(groups, min_rows):
             rows = groups == name
-            if metrics.undefined(metric.name, y_true[rows], metrics.class_count(y_pred)):
+            if metrics.undefined(metric, y_true[rows], metrics.class_count(y_pred)):
                 continue
             value = metrics.compute(metric, y_true[rows], y_pred[rows])
             low, high = intervals.metric_interval(metric, y_true[rows], y_pred[rows], RESAMPLING)

@@ -24,6 +24,10 @@ class UnknownPolicy(PerennialError):
     """The back-test has no policy of this name."""
 
 
+class MetricError(PerennialError, ValueError):
+    """A metric of the user's own cannot be computed."""
+
+
 class SuiteError(PerennialError, ValueError):
     """A suite cannot be read, or contains an expectation that Great Expectations does not know."""
 

@@ -15,7 +15,7 @@ from tasks.policy.monitoring.slices import describe_fairness
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import MetricValue, Verdict
-from tasks.policy.statistics.metrics import UNBOUNDED as UNBOUNDED_METRICS
+from tasks.policy.statistics.metrics import BOUNDED as BOUNDED_METRICS
 
 
 class ValidationPolicy(BaseModel):
@@ -69,7 +69,7 @@ class ValidationPolicy(BaseModel):
 def _margin(given: float | None, share: float, metric: str, champion: float, least: float) -> float:
     if given is not None:
         return given
-    return max(share * abs(champion), 0.0 if metric in UNBOUNDED_METRICS else least)
+    return max(share * abs(champion), least if metric in BOUNDED_METRICS else 0.0)
 
 
 def _in_words(given: float | None, share: float) -> str:

@@ -74,7 +74,7 @@ def metric_intervals(
     metrics: Sequence[Metric], y_true: ArrayLike, y_pred: ArrayLike, resampling: Resampling = DEFAULT
 ) -> dict[str, Interval]:
     """Intervals by name of several metrics on the same rows; metrics that are means of rows share their resamples."""
-    labels, predictions = np.asarray(y_true, float), np.asarray(y_pred, float)
+    labels, predictions = np.asanyarray(y_true, float), np.asarray(y_pred, float)
     if not len(labels):
         return {metric.name: Interval(float("nan"), float("nan")) for metric in metrics}
     names = {metric.name: metric for metric in metrics}
@@ -105,7 +105,7 @@ def _own_interval(metric: Metric, y_true: Floats, y_pred: Floats, resampling: Re
     if metric.name in ("balanced_accuracy", "f1"):
         tables = resampled_confusions(confusion(y_true, y_pred), resampling)
         return percentile_interval(from_confusion(metric.name, tables), confidence)
-    if y_pred.ndim == 1:
+    if y_pred.ndim == 1 and metric.rule is None:
         return _auc_interval(y_true, y_pred, confidence)
     picks = _drawn_rows(len(y_true), resampling)
     return percentile_interval([compute(metric, y_true[pick], y_pred[pick]) for pick in picks], confidence)

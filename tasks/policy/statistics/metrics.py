@@ -10,6 +10,7 @@ of a single class) is NaN; callers turn it into None, never into a number.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,8 +31,8 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 }
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
-UNBOUNDED = ("log_loss", "mae", "rmse", "pinball")
-"""Unbounded losses. They are divided by five times their typical level, to make costs comparable between models."""
+BOUNDED = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "brier")
+"""Metrics between 0 and 1. The others are divided by five times their typical level, to make costs comparable between models."""
 
 
 LEAST_OF_A_CLASS = 5
@@ -42,16 +43,36 @@ FEW_CLASSES = 10
 """Number of classes up to which a window must hold each of them; with more classes some are always missing."""
 
 
+class Rule(Protocol):
+    """How a metric of the user's own is computed; `custom_metrics.rules` has the classes."""
+
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    @property
+    def is_regression(self) -> bool: ...
+
+    def rows(self, y_true: Floats, y_pred: Floats) -> Floats | None:
+        """The value of each row (n,) if the metric is their mean, else None."""
+
+    def value(self, y_true: Floats, y_pred: Floats) -> float:
+        """The metric on these rows; NaN where it is undefined."""
+
+    def undefined(self, y_true: NDArray[Any], least: int = LEAST_OF_A_CLASS) -> str | None:
+        """Why these labels do not define the metric, else None."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric by name, with the quantile of the pinball loss; the other metrics ignore it."""
+    """A metric by name, with the quantile of the pinball loss; `rule` computes one of the user's own."""
 
     name: str
     quantile: float = 0.5
+    rule: Rule | None = None
 
     @property
     def higher_is_better(self) -> bool:
-        return HIGHER_IS_BETTER[self.name]
+        return self.rule.higher_is_better if self.rule else HIGHER_IS_BETTER[self.name]
 
 
 def metric_names(task: str) -> tuple[str, ...]:
@@ -60,7 +81,7 @@ def metric_names(task: str) -> tuple[str, ...]:
 
 
 def undefined(
-    name: str, y_true: ArrayLike, classes: int, least: int = LEAST_OF_A_CLASS, each: bool = False
+    metric: Metric, y_true: ArrayLike, classes: int, least: int = LEAST_OF_A_CLASS, each: bool = False
 ) -> str | None:
     """Why these labels (codes) do not define the metric, else None. `classes` is the number of classes the model knows.
 
@@ -68,9 +89,12 @@ def undefined(
     used for comparisons with other rows, all of up to FEW_CLASSES classes are needed: a mean without the hardest class
     is not comparable.
 
-    >>> undefined("f1", [0, 0, 0], classes=2)
+    >>> undefined(Metric("f1"), [0, 0, 0], classes=2)
     'f1 is undefined: 0 of 3 labels are positive, expected at least 5'
     """
+    if metric.rule is not None:
+        return metric.rule.undefined(np.asarray(y_true), least)
+    name = metric.name
     if name not in ("balanced_accuracy", "f1", "roc_auc"):
         return None
     counts = np.bincount(np.asarray(y_true).astype(np.int64), minlength=max(2, classes))
@@ -87,23 +111,27 @@ def undefined(
     return f"{name} is undefined: {needed[few]} of {total} labels are {few}, expected at least {least}"
 
 
-def as_loss(name: str, value: float) -> float:
+def as_loss(metric: Metric, value: float) -> float:
     """The metric's value, converted if necessary so that lower is better."""
-    return 1 - value if HIGHER_IS_BETTER[name] else value
+    if not metric.higher_is_better:
+        return value
+    return 1 - value if metric.name in BOUNDED else -value
 
 
 def compute(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """The metric on these rows; NaN if undefined. Raises ValueError for an unknown name or unequal lengths."""
-    labels, predictions = _checked(metric.name, y_true, y_pred)
+    labels, predictions = _checked(metric, y_true, y_pred)
     if not len(labels):
         return float("nan")
+    if metric.rule is not None:
+        return metric.rule.value(labels, predictions)
     rows = row_losses(metric, labels, predictions)
     if rows is not None:
         return float(rows.mean())
     if metric.name == "rmse":
         return float(np.sqrt(np.mean((labels - predictions) ** 2)))
     codes = labels.astype(np.int64)
-    if undefined(metric.name, codes, class_count(predictions), least=1):
+    if undefined(metric, codes, class_count(predictions), least=1):
         return float("nan")
     if metric.name == "roc_auc":
         return _roc_auc(codes, predictions)
@@ -113,20 +141,26 @@ def compute(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike) -> float:
 def compute_weighted(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike, weights: ArrayLike) -> float:
     """The metric of rows with weights (n,), not negative; equal to `compute` if the weights are equal. NaN if undefined.
 
+    A metric of the user's own that is no mean of rows is averaged over the groups of rows with the same weight.
+
     >>> compute_weighted(Metric("rmse"), [1, 2, 9], [0, 2, 4], [1, 1, 0]) == compute(Metric("rmse"), [1, 2], [0, 2])
     True
     """
-    labels, predictions = _checked(metric.name, y_true, y_pred)
+    labels, predictions = _checked(metric, y_true, y_pred)
     shares = np.asarray(weights, float)
     if not shares.sum() > 0:
         return float("nan")
     rows = row_losses(metric, labels, predictions)
     if rows is not None:
         return float(np.average(rows, weights=shares))
+    if metric.rule is not None:
+        groups = [shares == weight for weight in np.unique(shares[shares > 0])]
+        values = [metric.rule.value(labels[group], predictions[group]) for group in groups]
+        return float(np.average(values, weights=[shares[group].sum() for group in groups]))
     if metric.name == "rmse":
         return float(np.sqrt(np.average((labels - predictions) ** 2, weights=shares)))
     codes, classes = labels.astype(np.int64), class_count(predictions)
-    if undefined(metric.name, codes[shares > 0], classes, least=1):
+    if undefined(metric, codes[shares > 0], classes, least=1):
         return float("nan")
     if metric.name == "roc_auc":
         return _roc_auc(codes, predictions, shares)
@@ -146,8 +180,11 @@ def constant_prediction(metric: Metric, y_true: ArrayLike, classes: int) -> Floa
     """The best constant prediction for these rows: (n,), or (n, classes) probabilities for more than two classes.
 
     Regression: median, mean or quantile. Classes: their shares for metrics of probabilities, the most frequent class
-    for accuracy, the positive class for F1, and no preference for balanced accuracy and AUC.
+    for accuracy, the positive class for F1, and no preference for balanced accuracy and AUC. For a metric of the user's own
+    the best of these.
     """
+    if metric.rule is not None:
+        return _best_constant(metric, y_true, classes)
     labels = np.asarray(y_true, float)
     if metric.name in REGRESSION_METRICS:
         quantile = 0.5 if metric.name == "mae" else metric.quantile
@@ -164,12 +201,28 @@ def constant_prediction(metric: Metric, y_true: ArrayLike, classes: int) -> Floa
     return np.full(len(labels), shares[1]) if len(shares) == 2 else np.tile(shares, (len(labels), 1))
 
 
+def _best_constant(metric: Metric, y_true: ArrayLike, classes: int) -> Floats:
+    """The constant with the best value: a class, the class shares, or in a regression mean and median."""
+    labels = np.asarray(y_true, float)
+    if metric.rule is not None and metric.rule.is_regression:
+        tried = [np.full(len(labels), float(each)) for each in (labels.mean(), np.median(labels))]
+    else:
+        tried = [constant_prediction(Metric("log_loss"), labels, classes)]
+        for row in np.eye(max(2, classes)):
+            tried.append(np.full(len(labels), row[1]) if classes == 2 else np.tile(row, (len(labels), 1)))
+    losses = [as_loss(metric, compute(metric, y_true, each)) for each in tried]
+    known = [loss if np.isfinite(loss) else np.inf for loss in losses]
+    return tried[int(np.argmin(known))]
+
+
 def row_losses(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike) -> Floats | None:
     """Each row's contribution (n,) to a metric that is a mean of rows, else None: `row_losses(…).mean() == compute(…)`.
 
     They have the direction of the metric: 1 is a hit for accuracy; for all others lower is better.
     """
-    labels, predictions = _checked(metric.name, y_true, y_pred)
+    labels, predictions = _checked(metric, y_true, y_pred)
+    if metric.rule is not None:
+        return metric.rule.rows(labels, predictions) if len(labels) else None
     rule = _ROWS.get(metric.name)
     return None if rule is None else rule(labels, predictions, metric.quantile)
 
@@ -211,10 +264,12 @@ def _mean_known(values: Floats) -> Floats:
     return mean
 
 
-def _checked(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Floats, Floats]:
-    if name not in HIGHER_IS_BETTER:
+def _checked(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Floats, Floats]:
+    """Labels keep the columns that a metric of the user's own reads."""
+    name = metric.name
+    if metric.rule is None and name not in HIGHER_IS_BETTER:
         raise ValueError(f"metric is {name!r}, expected one of {', '.join(HIGHER_IS_BETTER)}")
-    labels, predictions = np.asarray(y_true, float), np.asarray(y_pred, float)
+    labels, predictions = np.asanyarray(y_true, float), np.asarray(y_pred, float)
     if labels.ndim != 1 or predictions.ndim not in (1, 2) or len(labels) != len(predictions):
         raise ValueError(
             f"{name}: labels have shape {labels.shape} and predictions {predictions.shape}, expected equal lengths"

@@ -83,10 +83,12 @@ class MetricBreach(Persistent):
     """Limit that the metric must not pass."""
     release: float | None = None
     """Hysteresis: a breach lasts until the metric is back past this level. Default: the limit."""
+    higher_is_better: bool | None = Field(None, exclude_if=lambda value: value is None)
+    """Direction of a metric of your own; taken from `metrics` when left out."""
 
     @model_validator(mode="after")
     def _releases_on_the_good_side(self) -> "MetricBreach":
-        higher = HIGHER_IS_BETTER.get(self.metric, False)
+        higher = self._is_higher_better
         if self.release is not None and (self.release < self.limit if higher else self.release > self.limit):
             side = ">=" if higher else "<="
             raise ValueError(
@@ -94,12 +96,16 @@ class MetricBreach(Persistent):
             )
         return self
 
+    @property
+    def _is_higher_better(self) -> bool:
+        return HIGHER_IS_BETTER.get(self.metric, bool(self.higher_is_better))
+
     def describe(self) -> str:
         return f"{self.metric} is past {self.limit:g} in {self.windows_in_words}"
 
     def judge(self, case: Case) -> TriggerResult:
         eligible = eligible_windows(case, self.metric)
-        higher = HIGHER_IS_BETTER[self.metric]
+        higher = self._is_higher_better
         found, level = self._breaches([value.value for _, value in eligible])
         side, bad = ("below", "<") if higher else ("above", ">")
         would_retrain = f"would retrain at {self.metric} {bad} {level:g}{self.persistence}"
@@ -120,7 +126,7 @@ class MetricBreach(Persistent):
 
     def _breaches(self, values: Sequence[float]) -> tuple[list[bool], float]:
         """Whether each window is in breach (past the limit, or not yet back past its release), and the latest level."""
-        higher, level, breached, found = HIGHER_IS_BETTER[self.metric], self.limit, False, []
+        higher, level, breached, found = self._is_higher_better, self.limit, False, []
         for value in values:
             level = self.limit if self.release is None or not breached else self.release
             breached = is_worse(value, level, higher)

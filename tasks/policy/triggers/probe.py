@@ -20,7 +20,7 @@ from tasks.policy.perennial.loss_matrix import Observation
 from tasks.policy.perennial.policy import ProbeRule
 from tasks.policy.perennial.reasons import Terms, explain
 from tasks.policy.records.reports import ProbeColumn
-from tasks.policy.statistics.metrics import UNBOUNDED
+from tasks.policy.statistics.metrics import BOUNDED
 from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 
 DEFAULT_ALPHA = 0.05
@@ -141,9 +141,9 @@ def _why_undecided(columns: Sequence[ProbeColumn], case: Case) -> str | None:
 
 def _cost(alpha: float | None, columns: Sequence[ProbeColumn], case: Case) -> Cost:
     scale = 1.0
-    if columns[0].metric in UNBOUNDED:
+    if columns[0].metric not in BOUNDED:
         before = [column for column in columns if column.champion_until is None] or list(columns[:1])
-        level = float(np.median([loss for column in before for _, loss in column.losses] or [TYPICAL_LOSS]))
+        level = abs(float(np.median([loss for column in before for _, loss in column.losses] or [TYPICAL_LOSS])))
         scale = level / TYPICAL_LOSS if level > 0 else 1.0
     price = case.budget.value_usd_per_metric_unit_per_day
     if alpha is not None:

@@ -423,4 +423,4 @@ def test_probabilities_of_both_versions_refer_to_the_same_class(workspace):
         lake.land_predictions(config, WINDOW, version, pa.table(answers))
     found = labelled_pairs(config, ROLLOUT, LabelledSpan(SPAN, SPAN.end))
     np.testing.assert_allclose(found.pairs.champion, found.pairs.challenger)
-    assert found.gain(config.performance.primary_metric).gain == pytest.approx(0.0)
+    assert found.gain(config.primary_metric).gain == pytest.approx(0.0)

@@ -100,7 +100,7 @@ def test_each_task_learns_the_signal(task, worst):
     fresh = make_rows(task, seed=1)
     y_true, predicted = scorer.labels(fresh.column("label")), scorer.predict(fresh)
     assert predicted.shape == ((1000, 3) if task == "multiclass" else (1000,))
-    assert metrics.compute(config.performance.primary_metric, y_true, predicted) < worst
+    assert metrics.compute(config.primary_metric, y_true, predicted) < worst
 
 
 def test_probabilities_refer_to_the_positive_class():
@@ -156,7 +156,7 @@ def test_default_training_adapts_to_concept_drift(task):
     y_true, y_pred = fitted.scorer.predict_labelled(later, later.column("label"))
     stale = estimators.fit(config, make_rows(task))
     _, before = stale.scorer.predict_labelled(later, later.column("label"))
-    metric = config.performance.primary_metric
+    metric = config.primary_metric
     assert metrics.compute(metric, y_true, y_pred) < 0.6 * metrics.compute(metric, y_true, before)
 
 

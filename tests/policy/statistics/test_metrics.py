@@ -163,7 +163,7 @@ def test_errors_are_shift_invariant(rows, shift):
     ],
 )
 def test_class_metrics_need_every_class(name, labels, classes, words):
-    reason = metrics.undefined(name, labels, classes)
+    reason = metrics.undefined(Metric(name), labels, classes)
     assert reason is None if words is None else words in reason
 
 
@@ -171,10 +171,10 @@ def test_class_metrics_need_every_class(name, labels, classes, words):
 def test_level_needs_each_of_a_few_classes(name):
     """A week without the hardest of three classes makes the model look better; with fifty classes, some are always absent."""
     without = [0] * 50 + [1] * 50 + [2] * 4
-    assert metrics.undefined(name, without, 3) is None, "two models on the same rows can be compared"
-    assert "2 classes have at least 5 labels, expected 3" in metrics.undefined(name, without, 3, each=True)
-    assert metrics.undefined(name, [*without, 2], 3, each=True) is None
-    assert metrics.undefined(name, without, 50, each=True) is None
+    assert metrics.undefined(Metric(name), without, 3) is None, "two models on the same rows can be compared"
+    assert "2 classes have at least 5 labels, expected 3" in metrics.undefined(Metric(name), without, 3, each=True)
+    assert metrics.undefined(Metric(name), [*without, 2], 3, each=True) is None
+    assert metrics.undefined(Metric(name), without, 50, each=True) is None
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])

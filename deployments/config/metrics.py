@@ -1,0 +1,150 @@
+"""Settings of metrics of the user's own: the block `metrics` of a model's YAML file, and the rules made from it."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
+
+from deployments.config.settings import IMPORT_PATH, ColumnNames
+from tasks.policy.custom_metrics.ready_made import READY_MADE
+from tasks.policy.custom_metrics.rules import CustomRule
+from tasks.policy.records.base import Settings
+from tasks.policy.records.errors import MetricError
+from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
+
+SKLEARN = "sklearn:"
+LOWER = ("_loss", "_error", "_deviance")
+"""Endings of scikit-learn's functions whose values are to be minimised ("Which scoring function?", model evaluation)."""
+PROBABILITIES = ("y_score", "y_proba", "y_prob")
+"""Names of the argument by which a function of scikit-learn takes probabilities instead of classes."""
+
+
+def _known_function(value: str) -> str:
+    if value in READY_MADE or value.startswith(SKLEARN) or re.match(IMPORT_PATH, value):
+        return value
+    raise ValueError(
+        f"expected module:function, sklearn:NAME such as sklearn:fbeta_score, or one of {', '.join(READY_MADE)}"
+    )
+
+
+class CustomMetric(Settings):
+    """A metric that Perennial does not have by itself. It is measured, compared and decided on like the built-in ones."""
+
+    function: Annotated[str, AfterValidator(_known_function)] = Field(examples=["mycompany.churn:profit"])
+    """`module:function`, called with labels and predictions; or a ready-made metric; or `sklearn:NAME`, a function of
+    sklearn.metrics. Labels are codes (0 and 1 for two classes) or numbers; predictions are P(1), or (n, k) probabilities."""
+    parameters: dict[str, JsonValue] = Field({}, examples=[{"beta": 2}])
+    """Passed to the function by name."""
+    higher_is_better: bool | None = Field(None, examples=[True])
+    """Its direction. Required for a function of your own."""
+    per: Literal["row", "table"] | None = Field(None, examples=["row"])
+    """What a function of your own returns: a value for each `row`, whose mean is the metric, or one value of a `table`."""
+    predictions: Literal["probability", "class"] | None = Field(None, examples=["class"])
+    """Classification: whether the function gets probabilities or predicted classes. Default: probabilities, and for
+    scikit-learn what the function asks for."""
+    columns: ColumnNames = Field((), examples=[["loan_usd"]])
+    """Columns of the rows that the function reads: a third argument, a mapping of arrays by name."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.is_own and self.higher_is_better is None:
+            raise ValueError("higher_is_better is missing, expected true or false for a function of your own")
+        if not self.is_own and (self.columns or self.per):
+            given = "columns" if self.columns else "per"
+            raise ValueError(f"{given} is given, expected it with a function of your own only")
+        ready = READY_MADE.get(self.function)
+        if ready is not None:
+            accepted = [
+                name for name in inspect.signature(ready.function).parameters if name not in ("y_true", "y_pred")
+            ]
+            unknown = sorted(set(self.parameters) - set(accepted))
+            if unknown:
+                raise ValueError(
+                    f"parameters has {unknown[0]!r}, but {self.function} takes {', '.join(accepted) or 'none'}"
+                )
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a function of the user's own."""
+        return self.function not in READY_MADE and not self.function.startswith(SKLEARN)
+
+    @property
+    def is_higher_better(self) -> bool:
+        if self.higher_is_better is not None:
+            return self.higher_is_better
+        ready = READY_MADE.get(self.function)
+        return ready.higher_is_better if ready else not self.function.endswith(LOWER)
+
+    def rule(self, name: str, task: str) -> CustomRule:
+        """Return how the metric is computed. Raises MetricError if the function cannot be imported."""
+        ready = READY_MADE.get(self.function)
+        function = ready.function if ready else _imported(name, self.function)
+        decided = self.predictions == "class" or (
+            self.predictions is None and not ready and self._asks_for_classes(function)
+        )
+        return CustomRule(
+            name=name,
+            function=function,
+            higher_is_better=self.is_higher_better,
+            is_regression=task == "regression",
+            per_row=ready.per_row if ready else self.per == "row",
+            decided=decided and task != "regression",
+            needs_positives=ready is not None and ready.needs_positives,
+            columns=self.columns,
+            parameters=self.parameters,
+        )
+
+    def _asks_for_classes(self, function: Callable[..., Any]) -> bool:
+        """Whether a function of scikit-learn takes classes; the log loss takes probabilities under the same name."""
+        names = inspect.signature(function).parameters if self.function.startswith(SKLEARN) else {}
+        return "y_pred" in names and "log_loss" not in self.function
+
+    def why_not(self, name: str, task: str) -> str | None:
+        """Why the metric cannot be that of a model with this task, else None."""
+        if name in HIGHER_IS_BETTER:
+            return f"metrics.{name} has the name of a built-in metric, expected another name"
+        ready = READY_MADE.get(self.function)
+        if ready is not None and task not in ready.tasks:
+            return f"metrics.{name} is {self.function}, which does not fit task {task}, expected task: {' or '.join(ready.tasks)}"
+        return None
+
+
+def with_directions(content: dict[str, Any]) -> dict[str, Any]:
+    """Tell each `metric_breach` in the file's content the direction of its metric, where that is one of the user's own."""
+    directions = {}
+    for name, given in content["metrics"].items() if isinstance(content.get("metrics"), Mapping) else ():
+        try:
+            directions[name] = CustomMetric.model_validate(given).is_higher_better
+        except ValidationError:  # reported when the file is validated as a whole
+            continue
+    return {**content, "retraining": _with_directions(content.get("retraining"), directions)} if directions else content
+
+
+def _with_directions(value: Any, directions: Mapping[str, bool]) -> Any:
+    if isinstance(value, list):
+        return [_with_directions(each, directions) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = {key: _with_directions(each, directions) for key, each in value.items()}
+    if found.get("trigger") == "metric_breach" and found.get("metric") in directions:
+        found.setdefault("higher_is_better", directions[str(found["metric"])])
+    return found
+
+
+@cache
+def _imported(name: str, path: str) -> Callable[..., Any]:
+    module_name, _, function_name = path.partition(":")
+    module_name = "sklearn.metrics" if path.startswith(SKLEARN) else module_name
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise MetricError(
+            f"metrics.{name}.function is {path}, which cannot be imported ({error}); expected module:function, installed or on "
+            "PYTHONPATH"
+        ) from None
+    return found
