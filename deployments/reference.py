@@ -112,8 +112,8 @@ class Page:
         for part in () if _is_condition(node) else node.get("anyOf", [node]):
             for kind, reference in _by_kind(part).items():
                 yield f"(kind: {kind})", reference.rsplit("/", 1)[-1]
-            values = part.get("additionalProperties", {})
-            holders = (("", part), ("", part.get("items", {})), ("NAME", values if isinstance(values, Mapping) else {}))
+            values = _values(part)
+            holders = (("", part), ("", part.get("items", {})), ("NAME", values))
             for inner, holder in holders:
                 name = holder.get("$ref", "").rsplit("/", 1)[-1]
                 if "properties" in self.classes.get(name, {}):
@@ -145,6 +145,8 @@ class Page:
             return f"settings of {' or '.join(self.link(f'{path} (kind: {kind})') for kind in _by_kind(node))}"
         if "$ref" in node:
             return f"settings of {self.link(path)}" if any(self._held(node)) else "any value"
+        if "const" in node:
+            return f"`{node['const']}`"
         if "enum" in node:
             return _cell(", ".join(f"`{value}`" for value in node["enum"]))
         if "anyOf" in node:
@@ -163,12 +165,20 @@ class Page:
                 return f"list of {len(node['prefixItems'])}: {self._type(node['prefixItems'][0], path)}"
             return f"list of {self._type(node['items'], path)}"
         if kind == "object":
-            return f"mapping of names to {self._type(node['additionalProperties'], f'{path}.NAME')}"
+            values = _values(node)
+            return f"mapping of names to {self._type(values, f'{path}.NAME') if values else 'any value'}"
         if node.get("format") == "date-time":
             return "time (UTC)"
         if "pattern" in node:
             return _cell(f"text matching `{node['pattern']}`")
         return _bounded(PLAIN[kind], node)
+
+
+def _values(node: Schema) -> Schema:
+    """The schema of a mapping's values; empty where any value is accepted."""
+    values = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties", {}))
+    found: Schema = values if isinstance(values, Mapping) and values.get("$ref") != "#/$defs/JsonValue" else {}
+    return found
 
 
 def _is_condition(node: Schema) -> bool:

@@ -95,6 +95,8 @@ def _expected(item: Any) -> str:
         return "expected at least one"
     if item["type"] == "string_type" and isinstance(given, int | float | date):
         return "expected text; quote values that YAML reads as a number, a date, or yes and no"
+    if item["type"] == "invalid-json-value":
+        return "expected text, a number, true or false, a list or a mapping"
     if item["type"] == "tuple_type":
         return "expected a list"
     message = str(item["msg"]).removeprefix("Value error, ")

@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from deployments.config.messages import explain_all
 from deployments.config.metrics import CustomMetric, with_directions
 from deployments.config.monitoring import Drift, MetricName, Performance, Quality
+from deployments.config.own_triggers import with_own_triggers
 from deployments.config.risk import with_risk_defaults
 from deployments.config.settings import Columns, Period, Source, Training
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
@@ -86,7 +87,8 @@ class ModelConfig(Settings):
             if content.get("window_days", MONTH_DAYS) != MONTH_DAYS:
                 raise ValueError(f"window is month and window_days is {content['window_days']}, expected one of them")
             content = {**content, "window_days": MONTH_DAYS}
-        return with_directions(with_risk_defaults(content))
+        content = with_directions(with_risk_defaults(content))
+        return {key: with_own_triggers(value) if key == "retraining" else value for key, value in content.items()}
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
@@ -116,13 +118,14 @@ class ModelConfig(Settings):
     def _check_metrics(self) -> None:
         accepted = (*metric_names(self.task), *self.metrics)
         for metric in (self.performance.metric, *self.retraining.metrics()):
+            place = "performance.metric" if metric == self.performance.metric else "retraining: metric"
             if metric in HIGHER_IS_BETTER and metric not in accepted:
                 raise ValueError(
                     f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}"
                 )
             if metric not in accepted:
                 raise ValueError(
-                    f"metric is {metric!r}, expected one of {', '.join(accepted)}, or a name under metrics"
+                    f"{place} is {metric!r}, expected one of {', '.join(accepted)}, or a name under metrics"
                 )
         stored = {*self.columns.features.names, *self.columns.protected, *self.columns.extra}
         for name, own in self.metrics.items():

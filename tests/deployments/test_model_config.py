@@ -43,7 +43,11 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("label: air_time", "label: distance", ("'distance' is also a feature", "leaks")),
         ("id: flight_id", "id: air_time", ("expected three different columns",)),
         ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
-        ("metric: mae\n", "metric: made\n", ("performance.metric is 'made'", "'mae'")),
+        (
+            "metric: mae\n",
+            "metric: made\n",
+            ("performance.metric is 'made', expected one of mae, rmse, pinball, or a name",),
+        ),
         ("slices: [origin]", "slices: [colour]", ("performance.slices has colour", "features")),
         ("  features:\n", "  personal: [origin]\n  features:\n", ("performance.slices has origin", "identify no one")),
         ("trigger: perennial", "trigger: never", ("never", "'every'")),
@@ -174,8 +178,8 @@ def test_error_names_file_field_value_and_expectation(tmp_path, old, new, words)
         ),
         (
             "n_estimators: ",
-            "sizes: [3, 3], n_estimators: ",
-            "training.parameters.sizes is [3, 3], expected text, a number, true or false",
+            "sizes: 2026-01-01, n_estimators: ",
+            "training.parameters.sizes is datetime.date(2026, 1, 1), expected text, a number, true or false, a list or a mapping",
         ),
         (
             "max_null_share",

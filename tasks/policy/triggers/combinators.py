@@ -13,7 +13,15 @@ from operator import or_
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidatorFunctionWrapHandler,
+    WrapSerializer,
+    WrapValidator,
+    model_validator,
+)
 
 from tasks.policy import triggers
 from tasks.policy.triggers.base import Case, Trigger, TriggerResult
@@ -148,12 +156,24 @@ def kinds(of: type[Trigger] = Trigger) -> tuple[type[Trigger], ...]:
     return tuple(sorted(found, key=lambda kind: (issubclass(kind, Group), kind.kind())))
 
 
+def _accept_own(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Accept a condition of the user's own class, which is no member of the union."""
+    return value if isinstance(value, Trigger) and type(value) not in BUILT_IN else check(value)
+
+
+def _write_own(value: Any, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+    return write(value) if type(value) in BUILT_IN else value.model_dump(mode=info.mode)
+
+
 for _module in iter_modules(triggers.__path__, f"{triggers.__name__}."):
     import_module(_module.name)  # registers its kinds, so adding one touches only its own module
 
+BUILT_IN = frozenset(kinds())
 if TYPE_CHECKING:
     Condition = Trigger
 else:
-    Condition: Any = Annotated[reduce(or_, kinds()), Field(discriminator="trigger")]
+    Condition: Any = Annotated[
+        reduce(or_, kinds()), Field(discriminator="trigger"), WrapValidator(_accept_own), WrapSerializer(_write_own)
+    ]
     for _group in kinds(Group):
         _group.model_rebuild()

@@ -49,7 +49,8 @@ def test_third_class_worsens_every_binary_metric(metric):
     spoilt = np.where(np.arange(400) % 4 == 1, "maybe", texts)
     before, after = (
         metrics.as_loss(
-            Metric(metric), metrics.compute(Metric(metric), *_alone(align_labels(labels(*seen), [(("no", "yes"), predicted)])))
+            Metric(metric),
+            metrics.compute(Metric(metric), *_alone(align_labels(labels(*seen), [(("no", "yes"), predicted)]))),
         )
         for seen in (texts, spoilt)
     )
