@@ -1,0 +1,181 @@
+"""A lender's model: judged by profit, a metric of the lender's own, and retrained by a trigger of the lender's own."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deployments.config.model import load_model_config
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.score import score
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import MetricError, ModelConfigError
+from tasks.policy.records.evidence import Judgement
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+MODULE = '''
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from tasks.policy.triggers.base import Trigger
+
+
+def profit(labels, predictions, rows):
+    """A granted loan (risk below 0.4) earns 8 % if it is repaid, and loses 60 % if not."""
+    return np.where(predictions < 0.4, np.where(labels == 0, 0.08, -0.6) * rows["amount"], 0.0)
+
+
+def wrong_shape(labels, predictions):
+    return np.ones(3)
+
+
+class LosingMoney(Trigger):
+    """The latest closed window earned less a loan than it should."""
+
+    example: ClassVar[str] = "{trigger: losing_money, at_least_usd: 10}"
+    judges_performance = True
+    trigger: Literal["losing_money"]
+    at_least_usd: float
+
+    def metrics(self):
+        return ("profit",)
+
+    def describe(self):
+        return f"a loan earns less than {self.at_least_usd:g} $"
+
+    def judge(self, case):
+        report = case.evidence.performance
+        value = report.metric("profit") if report else None
+        if value is None or value.rows < case.min_labelled_rows:
+            return self.result(False, "no window with enough labels")
+        return self.result(value.value < self.at_least_usd, f"a loan earned {value.value:.2f} $")
+'''
+YAML = """\
+name: loans-2024
+owner: lender@example.com
+purpose: Decides which loans are granted.
+risk: low
+task: binary
+source: {kind: parquet, path: rows.parquet}
+columns:
+  id: loan
+  time: at
+  label: defaulted
+  label_delay_hours: 12 hours
+  features: {numeric: [income, debt]}
+  extra: [amount]
+window_days: 2
+period: {start: 2024-01-01T00:00:00Z, history_until: 2024-01-21T00:00:00Z, end: 2024-02-06T00:00:00Z}
+metrics:
+  profit: {function: "lender:profit", per: row, higher_is_better: true, columns: [amount]}
+  caught: {function: recall_at_precision, parameters: {precision: 0.6}}
+  f2: {function: "sklearn:fbeta_score", parameters: {beta: 2}}
+performance: {metric: profit}
+retraining:
+  when: {trigger: "lender:LosingMoney", at_least_usd: 3}
+  cooldown_days: 4 days
+training: {window_days: 4, min_rows: 300, parameters: {n_estimators: 30, max_depth: 3, learning_rate: 0.3}}
+validation: {holdout_days: 1.5, min_rows: 100}
+rollout: {mode: none}
+"""
+START, CHANGE, ROWS_PER_DAY = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 25, tzinfo=UTC), 200
+
+
+def loans(days: int = 36) -> pd.DataFrame:
+    """Return loans: debt makes them default, from CHANGE on income does."""
+    random, count = np.random.default_rng(5), days * ROWS_PER_DAY
+    at = pd.date_range(START, periods=count, freq=timedelta(days=1) / ROWS_PER_DAY)
+    income, debt = random.normal(size=count), random.normal(size=count)
+    risk = np.where(at < CHANGE, debt, income) * 3 + random.normal(scale=0.5, size=count)
+    return pd.DataFrame(
+        {
+            "loan": [f"l{number}" for number in range(count)],
+            "at": at,
+            "income": income,
+            "debt": debt,
+            "amount": random.lognormal(5, 0.7, count).round(2),
+            "defaulted": (risk > 0.5).astype(int),
+        }
+    )
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "lender.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loans().to_parquet(tmp_path / "rows.parquet")
+    path = tmp_path / "loans-2024.yaml"
+    path.write_text(YAML, encoding="utf-8")
+    return str(path)
+
+
+def judged(model: str, day: int) -> Judgement:
+    score(model, until=utc("2024-01-01") + timedelta(days=day))
+    return monitor(model, until=utc("2024-01-01") + timedelta(days=day))
+
+
+def test_profit_judges_retrains_and_validates(model):
+    first = retrain(model, until=utc("2024-01-21"))
+    promote(model, until=utc("2024-01-21"))
+    assert first.first_model and first.reasons[0].startswith("first model: profit ")
+    assert first.constant.gain > 0, "it earns more than granting everybody or nobody a loan"
+
+    calm = judged(model, 24)
+    report = calm.evidence.performance
+    values = {metric.name: metric for metric in report.metrics}
+    assert {"profit", "caught", "f2", "log_loss"} <= set(values)
+    rows = loans()
+    mean = rows["amount"].mean()
+    assert values["profit"].low < values["profit"].value < values["profit"].high
+    assert 0.01 * mean < values["profit"].value < 0.08 * mean
+    assert not calm.decision.retrain
+
+    judged(model, 26)
+    losing = judged(model, 28)
+    assert losing.evidence.performance.metric("profit").value < 0
+    assert losing.decision.retrain
+    assert losing.decision.triggers == ("losing_money",)
+    assert losing.decision.reasons[0].startswith("a loan earned -")
+
+    validation = retrain(model, until=utc("2024-01-31"), decision_id=losing.decision.decision_id)
+    assert (validation.verdict, validation.differences[0].name) == ("pass", "profit")
+    assert validation.differences[0].low > 0
+    promote(model, until=utc("2024-01-31"))
+    judged(model, 32)
+    assert judged(model, 34).evidence.performance.metric("profit").value > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lender:profit", "lendr:profit", "metrics.profit.function is lendr:profit, which cannot be imported"),
+        ("lender:LosingMoney", "lender:Losing", "trigger is lender:Losing, which cannot be imported"),
+        ("lender:LosingMoney", "lender:profit", "expected a subclass of tasks.policy.triggers.base.Trigger"),
+        ("at_least_usd: 3", "at_least: 3", "trigger lender:LosingMoney: at_least_usd: Field required; at_least"),
+        ("columns: [amount]}", "columns: [amont]}", "metrics.profit.columns has 'amont', expected columns that are stored"),
+        ("{function: recall_at_precision, parameters: {precision: 0.6}}", "{function: wape}", "expected task: regression"),
+        ("parameters: {precision: 0.6}", "parameters: {precison: 0.6}", "has 'precison', but recall_at_precision takes precision"),
+        ("higher_is_better: true, ", "", "higher_is_better is missing"),
+        ("metric: profit", "metric: profits", "performance.metric is 'profits', expected one of"),
+        ("  f2:", "  f1:", "metrics.f1 has the name of a built-in metric"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(model, old, new, message):
+    text = Path(model).read_text(encoding="utf-8")
+    assert old in text
+    Path(model).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises((ModelConfigError, MetricError), match=message.replace("(", r"\(")):
+        load_model_config(model).measured_metrics  # noqa: B018
+
+
+def test_a_metric_of_the_wrong_shape_is_refused_with_its_remedy(model):
+    text = Path(model).read_text(encoding="utf-8").replace("lender:profit", "lender:wrong_shape")
+    Path(model).write_text(text.replace(", columns: [amount]}", "}"), encoding="utf-8")
+    with pytest.raises(MetricError, match=r"metrics.profit: the function returned shape \(3,\) for \d+ rows"):
+        retrain(model, until=utc("2024-01-21"))
