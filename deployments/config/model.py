@@ -20,7 +20,7 @@ from deployments.config.metrics import CustomMetric, with_directions
 from deployments.config.monitoring import Drift, MetricName, Performance, Quality
 from deployments.config.own_triggers import with_own_triggers
 from deployments.config.risk import with_risk_defaults
-from deployments.config.settings import Columns, Period, Source, Training
+from deployments.config.settings import Columns, LabelSource, Period, Source, Training
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
 from tasks.policy.data_quality.expectations import condition_columns, named_columns
 from tasks.policy.decision.retraining import RetrainingPolicy
@@ -38,6 +38,8 @@ from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Metric, metric_nam
 DEPLOYMENTS = Path(__file__).parent.parent
 MONTH_DAYS = 365.2425 / 12
 """Mean length of a month in the Gregorian calendar, for rates and forecasts; boundaries follow the calendar."""
+LABEL_TIME = "labels.time"
+"""Internal name of the time of labels that have a source of their own."""
 FLEET = "fleet"
 """Name of the file with the settings that models share (`fleet.py`)."""
 
@@ -57,6 +59,7 @@ class ModelConfig(Settings):
     """What the model predicts."""
     source: Source
     columns: Columns
+    labels: LabelSource | None = None
     window_days: float = Field(ge=0.01, le=366, examples=[7.0])
     """Length of a window of production time, in days. Each window is judged once. Not needed with `window`."""
     window: Literal["month"] | None = Field(None, examples=["month"])
@@ -87,8 +90,19 @@ class ModelConfig(Settings):
             if content.get("window_days", MONTH_DAYS) != MONTH_DAYS:
                 raise ValueError(f"window is month and window_days is {content['window_days']}, expected one of them")
             content = {**content, "window_days": MONTH_DAYS}
-        content = with_directions(with_risk_defaults(content))
+        content = _with_label_time(with_directions(with_risk_defaults(content)))
         return {key: with_own_triggers(value) if key == "retraining" else value for key, value in content.items()}
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        own = self.labels
+        if own is not None and own.id is not None:
+            count = 1 if isinstance(own.id, str) else len(own.id)
+            if count != len(self.columns.id_columns):
+                raise ValueError(
+                    f"labels.id is {own.id!r}, expected as many columns as columns.id has: {', '.join(self.columns.id_columns)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
@@ -314,6 +328,18 @@ class ModelConfig(Settings):
         return timedelta(hours=self.source.settle_hours)
 
 
+def _with_label_time(content: dict[str, Any]) -> dict[str, Any]:
+    """Give labels of their own source a time of their own, under a name that no column of the rows has."""
+    columns = content.get("columns")
+    if content.get("labels") is None or not isinstance(columns, dict):
+        return content
+    if columns.get("label_time") not in (None, LABEL_TIME):
+        raise ValueError(
+            f"columns.label_time is {columns['label_time']!r} and labels is given, expected the time under labels.time only"
+        )
+    return {**content, "columns": {**columns, "label_time": LABEL_TIME}}
+
+
 def model_folders() -> tuple[Path, ...]:
     """Return the folders of models' files: deployments/, and the folder named by PERENNIAL_MODELS if it is set."""
     own = os.environ.get("PERENNIAL_MODELS")
@@ -360,20 +386,29 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
         config = ModelConfig.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:
         raise ModelConfigError("\n".join(explain_all(path.name, error.errors(), ModelConfig))) from None
-    if config.source.path and "://" not in config.source.path:
-        try:
-            absolute = str((path.parent / config.source.path).resolve())
-        except (OSError, RuntimeError):  # from Python 3.13 on, a loop of links is only detected on opening the path
-            raise ModelConfigError(
-                f"{path.name}: source.path is {config.source.path}, a loop of links, expected a file or folder; fix the link"
-            ) from None
-        config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
+    config = config.model_copy(update={"source": _located(path, "source", config.source)})
+    if config.labels:
+        own = config.labels.model_copy(update={"source": _located(path, "labels.source", config.labels.source)})
+        config = config.model_copy(update={"labels": own})
     if config.quality.suite and config.quality.suite.endswith(".json"):
         suite = (path.parent / config.quality.suite).resolve()
         _check_suite(path.name, config, suite)
         config = config.model_copy(update={"quality": config.quality.model_copy(update={"suite": str(suite)})})
     config._file = path
     return config
+
+
+def _located(file: Path, setting: str, source: Source) -> Source:
+    """Return the source with its path relative to the model's file made absolute."""
+    if not source.path or "://" in source.path:
+        return source
+    try:
+        absolute = str((file.parent / source.path).resolve())
+    except (OSError, RuntimeError):  # from Python 3.13 on, a loop of links is only detected on opening the path
+        raise ModelConfigError(
+            f"{file.name}: {setting}.path is {source.path}, a loop of links, expected a file or folder; fix the link"
+        ) from None
+    return source.model_copy(update={"path": absolute})
 
 
 def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:

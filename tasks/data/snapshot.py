@@ -6,6 +6,7 @@ anything is written.
 """
 
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 from prefect import get_run_logger
@@ -18,6 +19,9 @@ from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceEmpty, SourceUnreachable
 from tasks.policy.records.reports import Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def _is_transient(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
@@ -55,6 +59,19 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
     return snapshot
 
 
+def _read_labels(config: ModelConfig, searched: Window, as_of: datetime) -> "tuple[pa.Table, pa.Table]":
+    """Read the labels of the rows of a time, and those that cannot be used; says what belongs to no row."""
+    if config.labels is None:
+        return sources.read_sorted_labels(config, searched, with_unknown=True)
+    before = max(config.period.start, searched.start - config.columns.all_labels_within)
+    known_by = Window(searched.start, as_of + timedelta(microseconds=1))  # a label known at `as_of` counts
+    rows = lake.landed_keys(config, Window(before, searched.end))
+    own = sources.own_labels.read_own_labels(config, known_by, rows, searched)
+    if own.remark:
+        get_run_logger().warning("labels: %s", own.remark)
+    return own.labels, own.broken
+
+
 @stage(
     retries=3,
     retry_condition_fn=_is_transient,
@@ -71,7 +88,7 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     if searched is None:
         get_run_logger().info("labels: no rows have landed before %s, nothing to search", as_of.isoformat())
         return 0
-    labels, broken = lake.cast_to_stored_type(config, *sources.read_sorted_labels(config, searched, with_unknown=True))
+    labels, broken = lake.cast_to_stored_type(config, *_read_labels(config, searched, as_of))
     stored = lake.land_labels(config, labels, as_of, due)
     lake.land_label_faults(config, searched, labels, broken, as_of)
     get_run_logger().info("labels: %d new by %s, searched in %s", stored, as_of.isoformat(), searched.name)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
@@ -34,7 +35,8 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
     """Describe the last window of the history in sentences. Raises SourceError if it cannot be read as configured."""
     end = config.period.history_until
     window = Window(max(config.period.start, end - timedelta(days=config.window_days)), end)
-    rows, labels = sources.read_window(config, window), sources.read_labels(config, window)
+    rows = sources.read_window(config, window)
+    labels, remark = _labels_of(config, window, rows)
     ids, label = rows.column(0), labels.column(2)
     repeated = len(ids) - pc.count_distinct(ids, mode="all").as_py()
     found = [
@@ -43,6 +45,7 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
         if repeated
         else f"data: each {config.columns.id} occurs once",
     ]
+    found += [f"data: {remark}"] if remark else []
     for name in rows.column_names[2:]:
         nulls = rows.column(name).null_count / len(rows)
         values = pc.count_distinct(rows.column(name), mode="only_valid").as_py()
@@ -54,3 +57,13 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
         if config.task == "binary" and len(pc.unique(label)) != 2:
             found.append(f"data: {len(pc.unique(label))} classes in a binary model, expected 2")
     return tuple(found)
+
+
+def _labels_of(config: ModelConfig, window: Window, rows: pa.Table) -> tuple[pa.Table, str | None]:
+    """Return the labels of a window's rows, and what is strange about them; those of a source of their own are joined."""
+    if config.labels is None:
+        return sources.read_labels(config, window), None
+    known_by = Window(window.start, window.end + config.columns.all_labels_within)
+    keys = rows.select([config.columns.key, config.columns.time])
+    own = sources.own_labels.read_own_labels(config, known_by, keys, window)
+    return own.labels.filter(pc.is_valid(own.labels[config.columns.label])), own.remark

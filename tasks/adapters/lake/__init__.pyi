@@ -22,6 +22,7 @@ from .tables import (
     land_prediction_segment as land_prediction_segment,
     land_predictions as land_predictions,
     land_rows as land_rows,
+    landed_keys as landed_keys,
     landed_rows as landed_rows,
     landed_until as landed_until,
     predicted_windows as predicted_windows,

@@ -29,7 +29,7 @@ from tasks.adapters.lake.late_labels import (
     read_labelled,
 )
 from tasks.adapters.lake.schemas import conform_rows, require_columns
-from tasks.adapters.lake.window_scan import overlap, parse_window
+from tasks.adapters.lake.window_scan import overlap, parse_window, read_span
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
@@ -49,6 +49,7 @@ __all__ = [
     "land_prediction_segment",
     "land_predictions",
     "land_rows",
+    "landed_keys",
     "landed_rows",
     "landed_until",
     "predicted_windows",
@@ -117,6 +118,15 @@ def land_predictions(config: ModelConfig, window: Window, model_version: str, ta
     further = {name: table[name] for name in table.column_names if name not in columns}
     landing = _Landing(config.name, "predictions", window, f"{window.name}/{model_version}")
     return _land_once(landing, pa.table(columns | further), {})
+
+
+def landed_keys(config: ModelConfig, span: Window) -> pa.Table:
+    """Return id and time of the rows that landed in a time; empty if none have."""
+    table = LandedTable.open(workspace().table(config.name, "rows"))
+    if table is None:
+        return pa.table({config.columns.key: pa.array([], pa.string()), config.columns.time: pa.array([], MOMENT)})
+    near = [file for file in table.files() if overlap(parse_window(file.window), span)]
+    return read_span(table, near, span, [config.columns.key, config.columns.time])[0]
 
 
 def land_prediction_segment(config: ModelConfig, writer: str, number: int, rows: pa.Table) -> None:

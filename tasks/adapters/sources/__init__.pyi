@@ -4,6 +4,7 @@ from . import (
     files as files,
     limits as limits,
     nycflights as nycflights,
+    own_labels as own_labels,
     read as read,
     sql as sql,
 )

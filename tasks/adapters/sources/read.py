@@ -48,8 +48,8 @@ def read_window(config: ModelConfig, window: Window) -> pa.Table:
     Raises SourceEmpty, SourceUnreachable (a retry may help) or SourceError. Repeated or missing ids in the history are
     a SourceError; in later windows the quality gate reports them.
     """
-    found = _read(config, window, row_columns(config))
-    rows = _inside(conform_rows(config, found, where(config), _time_form(config)), window)
+    found = read_columns(config, window, row_columns(config))
+    rows = inside(conform_rows(config, found, where(config), time_form(config)), window)
     if rows.num_rows == 0:
         raise SourceEmpty(
             f"{where(config)}: no rows in window {window.name} (read {found.num_rows} in all), expected some; "
@@ -86,9 +86,9 @@ def read_labels(config: ModelConfig, window: Window, with_unknown: bool = False)
 
 def read_sorted_labels(config: ModelConfig, window: Window, with_unknown: bool = False) -> tuple[pa.Table, pa.Table]:
     """Return the labels as `read_labels` does, and the window's rows with an unusable label and its `fault`."""
-    found = _read(config, window, label_columns(config))
-    labels, broken = sort_labels(config, found, where(config), _time_form(config), with_unknown)
-    return _inside(labels, window), _inside(broken, window)
+    found = read_columns(config, window, label_columns(config))
+    labels, broken = sort_labels(config, found, where(config), time_form(config), with_unknown)
+    return inside(labels, window), inside(broken, window)
 
 
 def where(config: ModelConfig) -> str:
@@ -97,7 +97,8 @@ def where(config: ModelConfig) -> str:
     return f"{config.name}: source {source.function or source.url_env or without_credentials(source.path or '')}"
 
 
-def _read(config: ModelConfig, window: Window, columns: Sequence[str]) -> pa.Table:
+def read_columns(config: ModelConfig, window: Window, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a window's rows, which may include some outside it. Raises SourceError, SourceUnreachable."""
     source = config.source
     accepted = OPTIONS.get(source.kind)
     unknown = [name for name in source.options if accepted is not None and name not in accepted]
@@ -112,15 +113,16 @@ def _read(config: ModelConfig, window: Window, columns: Sequence[str]) -> pa.Tab
     return read_files(config, window, columns, where(config))
 
 
-def _time_form(config: ModelConfig) -> TimeForm:
+def time_form(config: ModelConfig) -> TimeForm:
     """Return the format of the source's times. A function must return times with a zone."""
     return TimeForm() if config.source.kind == "python" else TimeForm.of(config.source.options)
 
 
 def check_function(config: ModelConfig) -> None:
     """Raise SourceError if the source is a function that cannot be imported."""
-    if config.source.kind == "python":
-        _function(config)
+    for source in filter(None, (config.source, config.labels and config.labels.source)):
+        if source.kind == "python":
+            _function(config.model_copy(update={"source": source}))
 
 
 def _function(config: ModelConfig) -> Callable[..., Any]:
@@ -160,6 +162,7 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
     return found
 
 
-def _inside(rows: pa.Table, window: Window) -> pa.Table:
+def inside(rows: pa.Table, window: Window) -> pa.Table:
+    """Return the rows whose time, the second column, lies in the window."""
     time = rows.column(1)
     return rows.filter(pc.and_(pc.greater_equal(time, moment(window.start)), pc.less(time, moment(window.end))))
