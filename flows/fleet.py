@@ -9,8 +9,9 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from deployments.config.model import available_models
 from flows.parameters import Model, Moment, in_utc, wall_clock
-from tasks.record.fleet import own_models, publish_fleet, survey_files
+from tasks.record.fleet import publish_fleet, survey_files
 
 
 @flow(name="fleet", flow_run_name="fleet")
@@ -21,5 +22,5 @@ def fleet(models: Annotated[list[Model], Field(max_length=500)] | None = None, u
         models: Names under deployments/, or paths of YAML files anywhere. All under deployments/, when left empty.
         until: As of this time (UTC). Now, when left empty.
     """
-    surveyed = survey_files(models or own_models(), in_utc(until) if until else wall_clock())
+    surveyed = survey_files(models or available_models(), in_utc(until) if until else wall_clock())
     return str(publish_fleet(surveyed))

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.cli.output import logs_above
-from deployments.config.model import ModelConfig, available_models, load_model_config
+from deployments.config.model import DEMO_MODELS, ModelConfig, load_model_config
 from tasks.adapters import reports
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
@@ -39,7 +39,7 @@ def show_demo(models: Sequence[str]) -> int:
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the server, as on Ctrl-C
     try:
-        configs = _recorded({model: load_model_config(model) for model in models or available_models()}, console)
+        configs = _recorded({model: load_model_config(model) for model in models or DEMO_MODELS}, console)
         done = {replay.model for replay in finished_replays()}
         waiting = {model: config for model, config in configs.items() if config.name not in done}
         failed = _replay(waiting, console) if waiting else []

@@ -12,12 +12,12 @@ from prefect.exceptions import ParameterTypeError
 
 from deployments.cli.demo import replay_progress
 from deployments.cli.output import progress, refuse
-from deployments.config.model import load_model_config
+from deployments.config.model import available_models, load_model_config
 from flows.parameters import own_server, wall_clock
 from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.reporting.fleet import Fleet, FleetMember
-from tasks.record.fleet import own_models, survey_files
+from tasks.record.fleet import survey_files
 from tasks.replay.simulation import backtest_matrix
 
 
@@ -55,7 +55,7 @@ def backtest_matrix_file(path: Path, out: Path, chosen: Mapping[str, Any]) -> di
 
 def fleet_summary(models: Sequence[str], until: datetime | None) -> dict[str, Any]:
     """Return the content of the fleet page as JSON values, most urgent model first, without ledger entries."""
-    fleet: Fleet = survey_files(models or own_models(), until or wall_clock())
+    fleet: Fleet = survey_files(models or available_models(), until or wall_clock())
     broken = [{"model": each.model, "found": each.found, "error": each.sentence} for each in fleet.broken]
     return {
         "as_of": fleet.as_of,

@@ -40,6 +40,7 @@ MONTH_DAYS = 365.2425 / 12
 """Mean length of a month in the Gregorian calendar, for rates and forecasts; boundaries follow the calendar."""
 LABEL_TIME = "labels.time"
 """Internal name of the time of labels that have a source of their own."""
+DEMO_MODELS = ("air_time", "flight_delay")
 FLEET = "fleet"
 """Name of the file with the settings that models share (`fleet.py`)."""
 
@@ -347,8 +348,14 @@ def model_folders() -> tuple[Path, ...]:
 
 
 def available_models() -> tuple[str, ...]:
-    """Return the names of the YAML files in the models' folders, sorted, without `fleet.yaml`."""
-    files = {path.stem for folder in model_folders() for path in folder.glob("*.yaml")}
+    """Return the names of the YAML files in the models' folders, sorted, without `fleet.yaml`.
+
+    A folder named by PERENNIAL_MODELS replaces the demo's models: they are not offered, scheduled or surveyed any more, but
+    a command that names one still finds it.
+    """
+    folders = model_folders()
+    shipped = set() if len(folders) == 1 else {DEPLOYMENTS / f"{name}.yaml" for name in DEMO_MODELS}
+    files = {path.stem for folder in folders for path in folder.glob("*.yaml") if path not in shipped}
     return tuple(sorted(files - {FLEET}))
 
 

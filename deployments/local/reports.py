@@ -103,10 +103,11 @@ def _page(title: str, items: list[tuple[str, str]], below: str = "") -> Response
 
 def _fleet(_request: Request) -> Response:
     # imported here because it loads Prefect and MLflow's client, which the other pages do not need
-    from tasks.record.fleet import fleet_html, own_models, survey_files
+    from deployments.config.model import available_models
+    from tasks.record.fleet import fleet_html, survey_files
 
     try:
-        return HTMLResponse(fleet_html(survey_files(own_models(), datetime.now(UTC))))
+        return HTMLResponse(fleet_html(survey_files(available_models(), datetime.now(UTC))))
     except PerennialError as error:  # an unreadable ledger or registry must not end the server
         return HTMLResponse(f"<pre>{escape(str(error))}</pre>", HTTPStatus.SERVICE_UNAVAILABLE)
 

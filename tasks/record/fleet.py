@@ -11,13 +11,9 @@ from prefect.logging import get_run_logger
 
 from deployments.config.fleet import load_fleet_config
 from deployments.config.model import (
-    DEPLOYMENTS,
     FLEET,
     ModelConfig,
-    available_models,
     load_model_config,
-    model_folders,
-    model_path,
 )
 from tasks.adapters import ledger, registry, reports, storage
 from tasks.adapters.orchestration.stage import stage
@@ -28,18 +24,6 @@ from tasks.policy.reporting.fleet import BrokenModel, Fleet, FleetMember, ModelF
 from tasks.policy.rollout.versions import changed_outside
 
 PAGE = "fleet.html"
-
-
-def own_models() -> tuple[str, ...]:
-    """Return the names of the models to show.
-
-    These are all models. If PERENNIAL_MODELS adds a folder, a demo model is shown only once it has a ledger.
-    """
-    names = available_models()
-    if len(model_folders()) == 1:
-        return names
-    begun = set(ledger.models())
-    return tuple(name for name in names if model_path(name).parent != DEPLOYMENTS.resolve() or name in begun)
 
 
 def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:

@@ -11,7 +11,7 @@ from syrupy.extensions.json import JSONSnapshotExtension
 from deployments.apply.definitions import INDEX, Definitions, read_definitions
 from deployments.apply.plan import Definition, plan, summary
 from deployments.cli import main
-from deployments.config.model import DEPLOYMENTS, load_model_config
+from deployments.config.model import DEPLOYMENTS, available_models, load_model_config
 from tasks.policy.records.errors import DeploymentError, ModelConfigError
 from tests.support.deployed_models import churn, index_with, models
 from tests.support.small_model import write_model
@@ -183,3 +183,25 @@ def test_apply_without_server_names_the_setting(monkeypatch):
         pytest.raises(DeploymentError, match="PREFECT_API_URL is not set"),
     ):
         apply(dry_run=True)
+
+
+def test_a_folder_of_models_replaces_the_demo(own_models):
+    model_file(own_models / "churn.yaml", "churn")
+    assert available_models() == ("churn",)
+    scheduled = {
+        schedule["parameters"]["model"]
+        for deployment in read_definitions().deployments
+        for schedule in deployment["schedules"]
+        if "model" in schedule.get("parameters", {})
+    }
+    assert scheduled == {"churn"}
+    assert load_model_config("air_time").name == "air_time", "a command that names it still finds it"
+
+
+def test_names_that_differ_only_in_their_hyphens_are_refused(own_models):
+    for name in ("card-fraud", "card_fraud"):
+        model_file(own_models / f"{name}.yaml", name)
+    with pytest.raises(
+        ModelConfigError, match="differ only in - and _, and Prefect's artifacts of both would have one name"
+    ):
+        read_definitions()

@@ -120,7 +120,7 @@ def time_form(config: ModelConfig) -> TimeForm:
 
 def check_function(config: ModelConfig) -> None:
     """Raise SourceError if the source is a function that cannot be imported."""
-    for source in filter(None, (config.source, config.labels and config.labels.source)):
+    for source in (config.source, *([config.labels.source] if config.labels else [])):
         if source.kind == "python":
             _function(config.model_copy(update={"source": source}))
 
