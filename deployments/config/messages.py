@@ -6,7 +6,7 @@ from datetime import date
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from deployments.config.settings import IMPORT_PATH
+from deployments.config.blocks.data import IMPORT_PATH
 from tasks.policy.records.base import Settings, duration_unit, is_share
 
 SCALARS = {"str": "string_type", "int": "int_type", "float": "float_type", "bool": "bool_type"}

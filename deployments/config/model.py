@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from deployments.config.blocks.data import Columns, Period, Source, Training
+from deployments.config.blocks.labels import LabelSource, with_label_time
+from deployments.config.blocks.metrics import CustomMetric, with_directions
+from deployments.config.blocks.monitoring import Drift, MetricName, Performance, Quality
+from deployments.config.blocks.triggers import with_own_triggers
 from deployments.config.messages import explain_all
-from deployments.config.metrics import CustomMetric, with_directions
-from deployments.config.monitoring import Drift, MetricName, Performance, Quality
-from deployments.config.own_triggers import with_own_triggers
 from deployments.config.risk import with_risk_defaults
-from deployments.config.settings import Columns, LabelSource, Period, Source, Training
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
 from tasks.policy.data_quality.expectations import condition_columns, named_columns
 from tasks.policy.decision.retraining import RetrainingPolicy
@@ -38,8 +39,6 @@ from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Metric, metric_nam
 DEPLOYMENTS = Path(__file__).parent.parent
 MONTH_DAYS = 365.2425 / 12
 """Mean length of a month in the Gregorian calendar, for rates and forecasts; boundaries follow the calendar."""
-LABEL_TIME = "labels.time"
-"""Internal name of the time of labels that have a source of their own."""
 DEMO_MODELS = ("air_time", "flight_delay")
 FLEET = "fleet"
 """Name of the file with the settings that models share (`fleet.py`)."""
@@ -91,7 +90,7 @@ class ModelConfig(Settings):
             if content.get("window_days", MONTH_DAYS) != MONTH_DAYS:
                 raise ValueError(f"window is month and window_days is {content['window_days']}, expected one of them")
             content = {**content, "window_days": MONTH_DAYS}
-        content = _with_label_time(with_directions(with_risk_defaults(content)))
+        content = with_label_time(with_directions(with_risk_defaults(content)))
         return {key: with_own_triggers(value) if key == "retraining" else value for key, value in content.items()}
 
     @model_validator(mode="after")
@@ -327,18 +326,6 @@ class ModelConfig(Settings):
     @property
     def settling(self) -> timedelta:
         return timedelta(hours=self.source.settle_hours)
-
-
-def _with_label_time(content: dict[str, Any]) -> dict[str, Any]:
-    """Give labels of their own source a time of their own, under a name that no column of the rows has."""
-    columns = content.get("columns")
-    if content.get("labels") is None or not isinstance(columns, dict):
-        return content
-    if columns.get("label_time") not in (None, LABEL_TIME):
-        raise ValueError(
-            f"columns.label_time is {columns['label_time']!r} and labels is given, expected the time under labels.time only"
-        )
-    return {**content, "columns": {**columns, "label_time": LABEL_TIME}}
 
 
 def model_folders() -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from deployments.config.settings import Columns
+from deployments.config.blocks.data import Columns
 from tasks.adapters.lake.row_identity import ESCAPE, SEPARATOR
 from tasks.adapters.models.encoding import EXPECTED, Encoding
 from tasks.policy.records.errors import FeatureError, RequestRefused

@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from pydantic.fields import FieldInfo
 
+from deployments.config.blocks.data import Settings
 from deployments.config.fleet import FleetConfig
 from deployments.config.model import DEPLOYMENTS, ModelConfig, load_model_config
-from deployments.config.settings import Settings
 from deployments.reference import Page, render
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.economics.placement import PlacementPolicy

@@ -23,8 +23,8 @@ from evidently.core.metric_types import CountValue, MetricResult, MetricTestResu
 from evidently.core.report import Snapshot
 from evidently.legacy.tests.base_test import TestStatus
 
+from deployments.config.blocks.monitoring import EvidentlyItem
 from deployments.config.model import ModelConfig
-from deployments.config.monitoring import EvidentlyItem
 from tasks.adapters.gates.evidently import as_dataset
 from tasks.adapters.gates.evidently_columns import Samples, escape, without_markup
 from tasks.policy.records.errors import ModelConfigError

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from deployments.config.settings import Features
+from deployments.config.blocks.data import Features
 from tasks.adapters.lake import label_spellings
 from tasks.policy.records.errors import FeatureError
 from tasks.policy.records.reports import FeatureKind

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from deployments.config.settings import Source
+from deployments.config.blocks.data import Source
 from tasks.adapters.lake.schemas import require_columns
 from tasks.adapters.sources.limits import check_file
 from tasks.adapters.storage.redaction import reason_of

@@ -1,6 +1,6 @@
 """The types and values that a column accepts: from the settings, or learned from the reference where they give none.
 
-The protocols declare the settings that are read from `deployments.config.monitoring.Quality`, which this package does
+The protocols declare the settings that are read from `deployments.config.blocks.monitoring.Quality`, which this package does
 not import.
 """
 
@@ -22,7 +22,7 @@ class Bounds(Protocol):
 
 
 class ColumnRule(Protocol):
-    """Settings of one column (`deployments.config.monitoring.ColumnQuality`)."""
+    """Settings of one column (`deployments.config.blocks.monitoring.ColumnQuality`)."""
 
     @property
     def max_null_share(self) -> float | None: ...
@@ -35,7 +35,7 @@ class ColumnRule(Protocol):
 
 
 class QualityLimits(Protocol):
-    """Settings of the quality gate (`deployments.config.monitoring.Quality`)."""
+    """Settings of the quality gate (`deployments.config.blocks.monitoring.Quality`)."""
 
     @property
     def max_null_share_increase(self) -> float: ...

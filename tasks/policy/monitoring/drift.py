@@ -27,7 +27,7 @@ SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
 
 
 class DriftLimits(Protocol):
-    """Limits from which a feature, and a window, counts as drifted (`deployments.config.monitoring.Drift`)."""
+    """Limits from which a feature, and a window, counts as drifted (`deployments.config.blocks.monitoring.Drift`)."""
 
     @property
     def method(self) -> Method: ...

@@ -35,7 +35,7 @@ class Matched:
 
 
 class CalendarSettings(DriftLimits, Protocol):
-    """The phases to match, and the test that needs enough matched rows (`deployments.config.monitoring.Drift`)."""
+    """The phases to match, and the test that needs enough matched rows (`deployments.config.blocks.monitoring.Drift`)."""
 
     @property
     def calendar(self) -> tuple[Phase, ...]: ...

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from deployments.config.settings import Columns
+from deployments.config.blocks.data import Columns
 from infra.gateway.requests import MAX_ID_CHARACTERS, MAX_ROWS, RowEncoder, read_id, read_rows, read_unit
 from tasks.adapters.lake.row_identity import joined_key
 from tasks.adapters.models.encoding import Encoding

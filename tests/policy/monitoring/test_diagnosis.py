@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deployments.config.monitoring import ColumnQuality
+from deployments.config.blocks.monitoring import ColumnQuality
 from tasks.policy.monitoring.diagnosis import Diagnosis, DiagnosisLimits, decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import Estimate
 from tasks.policy.monitoring.performance import best_past_level, window_noise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deployments.config.monitoring import Drift
+from deployments.config.blocks.monitoring import Drift
 from tasks.policy.monitoring.drift import describe, drifted_share, measure
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.profile import (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
-from deployments.config.settings import IMPORT_PATH, ColumnNames
+from deployments.config.blocks.data import IMPORT_PATH, ColumnNames
 from tasks.policy.custom_metrics.ready_made import READY_MADE
 from tasks.policy.custom_metrics.rules import CustomRule
 from tasks.policy.records.base import Settings

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from deployments.config.settings import IMPORT_PATH, ColumnName, ImportPath, Share
+from deployments.config.blocks.data import IMPORT_PATH, ColumnName, ImportPath, Share
 from tasks.policy.data_quality.label_rules import LabelRules
 from tasks.policy.records.base import Settings
 

@@ -33,7 +33,7 @@ def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
+def one_name_or_several(value: Any) -> str | tuple[str, ...]:
     """Normalise one name or a list of names; a list of one name becomes that name.
 
     Errors are raised here, because pydantic reports one error per member of a union.
@@ -45,10 +45,6 @@ def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
         )
     names = _without_duplicates(tuple(map(_not_reserved, names)))
     return names[0] if len(names) == 1 else names
-
-
-def _names_or_none(value: Any) -> str | tuple[str, ...] | None:
-    return None if value is None else _one_name_or_several(value)
 
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_not_reserved)]
@@ -126,7 +122,7 @@ class Features(Settings):
 class Columns(Settings):
     """The role of each column. Labels may be in the same source; they are stored separately, once they are due."""
 
-    id: Annotated[str | tuple[str, ...], BeforeValidator(_one_name_or_several)] = Field(
+    id: Annotated[str | tuple[str, ...], BeforeValidator(one_name_or_several)] = Field(
         examples=[["customer", "week"], "customer_week"]
     )
     """The column, or list of columns, that identifies a row. Labels and predictions are joined on it.
@@ -240,23 +236,6 @@ class Columns(Settings):
     def all_labels_within(self) -> timedelta:
         """Longest time from a row to its label: the label delay, plus the look-back if labels have their own time."""
         return self.label_delay + (timedelta(days=self.label_lookback_days) if self.has_label_time else timedelta())
-
-
-class LabelSource(Settings):
-    """Labels that are elsewhere than the rows. They are joined by id, however late they come, are corrected or withdrawn.
-
-    A label belongs to the latest row of its id at or before the time at which the label became known. A withdrawn label
-    is a newer entry of the id without a label."""
-
-    source: Source
-    id: Annotated[str | tuple[str, ...] | None, BeforeValidator(_names_or_none)] = Field(
-        None, examples=["account", ["account", "week"]]
-    )
-    """The column, or columns, with the id of the row. Default: the names in `columns.id`."""
-    time: ColumnName = Field(examples=["booked_at"])
-    """When the label became known; `columns.label_delay_hours` is added. A query's :start and :end are bound to this time."""
-    label: ColumnName | None = Field(None, examples=["outcome"])
-    """The column with the label. Default: the name in `columns.label`."""
 
 
 class Period(Settings):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deployments.config.settings import IMPORT_PATH
+from deployments.config.blocks.data import IMPORT_PATH
 from tasks.policy.triggers.base import Trigger
 
 
