@@ -1,6 +1,8 @@
 """Score one window and log every prediction; `monitor` compares them with labels later.
 
-The champion answers, and during a rollout the challenger as well, as the model's traffic split says.
+The champion answers, and during a rollout the challenger as well, as the model's traffic split says. A run that was started
+because data arrived, or by the model's own schedule, emits `perennial.window.scored`, which an automation turns into a run
+of `monitor`.
 """
 
 from prefect import flow
@@ -9,7 +11,7 @@ from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.data.snapshot import take_snapshot
 from tasks.policy.records.reports import Scoring
 from tasks.record.history import find_champion, load_past, load_scoring
-from tasks.record.publication import publish_scoring
+from tasks.record.publication import ask_for_monitoring, publish_scoring
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.scoring import score_window
 from tasks.rollout.traffic import find_traffic
@@ -27,17 +29,17 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
             was due, else now.
     """
     config = admit(model)
-    window = config.window_until(scheduled_as_of(config, until))
+    as_of = scheduled_as_of(config, until)
+    window = config.window_until(as_of)
     past = load_past(config)
-    recorded = load_scoring(config, past, window)
-    if recorded:
-        return recorded
-    check_window(config, past, window)
-    champion = find_champion(config, required=True)
-    snapshot = take_snapshot(config, window, may_be_empty=True)
-    if not snapshot.rows:
-        return None
-    traffic = find_traffic(config, champion)
-    scoring = score_window(config, snapshot, champion, traffic.split, traffic.challenger)
-    publish_scoring(config, scoring)
+    scoring = load_scoring(config, past, window)
+    if scoring is None:
+        check_window(config, past, window)
+        champion = find_champion(config, required=True)
+        snapshot = take_snapshot(config, window, may_be_empty=True)
+        if snapshot.rows:
+            traffic = find_traffic(config, champion)
+            scoring = score_window(config, snapshot, champion, traffic.split, traffic.challenger)
+            publish_scoring(config, scoring)
+    ask_for_monitoring(config, window, as_of)
     return scoring

@@ -6,9 +6,10 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ALERTS = "perennial-alerts"
 OURS = "perennial: "
 """Name prefix of Perennial's automations, which identifies them on a shared server."""
 
+DAILY_HOURS, LATE_HOURS = 24, 6
 VARIABLES = "perennial_model_"
 """Name prefix of Perennial's variables."""
 
@@ -72,7 +74,7 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
     shared = index.pop("definitions", {})
     new = shared.get("schedule-of-a-new-model", {})
     for deployment in index["deployments"]:
-        schedules = _schedules(deployment.get("schedules", []), new.get(deployment["name"]), models)
+        schedules = _schedules(deployment["name"], deployment.get("schedules", []), new.get(deployment["name"]), models)
         deployment["schedules"] = schedules
     index["deployments"] += placed_deployments(index["deployments"], shared.get("places", {}), models)
     limits, index["deployments"] = training_limits(index["deployments"], shared.get("training-slots", {}))
@@ -85,20 +87,25 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
 
 
 def _schedules(
-    listed: list[dict[str, Any]], new: dict[str, Any] | None, models: Sequence[ModelConfig]
+    deployment: str, listed: list[dict[str, Any]], new: dict[str, Any] | None, models: Sequence[ModelConfig]
 ) -> list[dict[str, Any]]:
-    """Return the listed schedules whose model exists or that name no model, plus the default for models without one."""
-    names = {model.name for model in models}
+    """Return the listed schedules whose model exists or that name no model, plus those of models without one.
+
+    The schedule in a model's own file comes first. It is that of `score`, whose event then starts `monitor`.
+    """
+    names = {model.name for model in models if model.schedule is None}
     current = [
         schedule for schedule in listed if "model" not in schedule.get("parameters", {}) or schedule["slug"] in names
     ]
     if new is None:
         return current
     scheduled = {schedule["slug"] for schedule in current}
+    own = {model.name: model.schedule.model_dump() for model in models if model.schedule and deployment == "score"}
+    by_default = {model.name: new for model in models if model.schedule is None and model.name not in scheduled}
     added = [
-        {"slug": model.name, **new, "active": model.period.end is None, "parameters": {"model": model.name}}
+        {"slug": model.name, **rule, "active": model.period.end is None, "parameters": {"model": model.name}}
         for model in models
-        if model.name not in scheduled
+        if (rule := (own | by_default).get(model.name)) is not None
     ]
     return current + added
 
@@ -116,18 +123,28 @@ def _card(model: ModelConfig) -> dict[str, Any]:
 
 
 def _of_models(templates: list[dict[str, Any]], models: Sequence[ModelConfig]) -> Iterator[dict[str, Any]]:
-    """Yield each template for every live model (without `period.end`), with NAME replaced by the model's name."""
+    """Yield each template for every live model (without `period.end`), with NAME replaced by the model's name.
+
+    HOURS and SECONDS are the longest time between two runs, and six hours more.
+    """
     for model in models:
         if model.period.end is None:
-            yield from (_filled_in(template, model.name) for template in templates)
+            hours = DAILY_HOURS if model.schedule is None else model.schedule.longest_pause() / timedelta(hours=1)
+            patience = round(hours + LATE_HOURS)
+            texts = {"NAME": model.name, "HOURS": f"{patience}", "SECONDS": f"{patience * 3600}"}
+            yield from (_filled_in(template, texts) for template in templates)
 
 
-def _filled_in(content: Any, name: str) -> Any:
+def _filled_in(content: Any, texts: Mapping[str, str]) -> Any:
     if isinstance(content, dict):
-        return {key: _filled_in(value, name) for key, value in content.items()}
+        return {key: _filled_in(value, texts) for key, value in content.items()}
     if isinstance(content, list):
-        return [_filled_in(value, name) for value in content]
-    return content.replace("NAME", name) if isinstance(content, str) else content
+        return [_filled_in(value, texts) for value in content]
+    if not isinstance(content, str):
+        return content
+    for name, text in texts.items():
+        content = content.replace(name, text)
+    return int(content) if content.isdecimal() else content
 
 
 def _refuse_foreign_names(automations: list[dict[str, Any]], where: str) -> None:

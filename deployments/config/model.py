@@ -19,6 +19,7 @@ from deployments.config.blocks.data import Columns, Period, Source, Training
 from deployments.config.blocks.labels import LabelSource, with_label_time
 from deployments.config.blocks.metrics import CustomMetric, with_directions
 from deployments.config.blocks.monitoring import Drift, MetricName, Performance, Quality
+from deployments.config.blocks.schedule import Schedule
 from deployments.config.blocks.triggers import with_own_triggers
 from deployments.config.messages import explain_all
 from deployments.config.risk import with_risk_defaults
@@ -65,6 +66,8 @@ class ModelConfig(Settings):
     window: Literal["month"] | None = Field(None, examples=["month"])
     """Calendar months in UTC as windows, instead of `window_days`; `period.history_until` must begin one."""
     period: Period
+    schedule: Schedule | None = None
+    """When a new window is scored and then monitored. Default: the schedule in `prefect.yaml`, daily at 5:45 and 6:00 UTC."""
     quality: Quality = Quality()
     drift: Drift = Drift()
     performance: Performance

@@ -13,7 +13,7 @@ from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.placement import DEDICATED
 from tasks.policy.governance.access import Approval
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.base import digest, to_json
+from tasks.policy.records.base import Window, digest, to_json
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import (
     LABELS_QUARANTINED,
@@ -50,6 +50,13 @@ def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
     ledger.append(
         config.name, Fact("window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
     )
+
+
+def ask_for_monitoring(config: ModelConfig, window: Window, as_of: datetime) -> None:
+    """Announce that a window was scored, or has no rows, where no schedule of its own starts `monitor`."""
+    if config.schedule is not None or orchestration.run_identity.creator().kind == "automation":
+        payload = {"model": config.name, "decision_id": scoring_id(config.name, window), "until": as_of.isoformat()}
+        orchestration.events.announce("window.scored", config.name, payload)
 
 
 def emit_heartbeat(config: ModelConfig, judgement: Judgement) -> None:

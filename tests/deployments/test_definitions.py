@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from syrupy.extensions.json import JSONSnapshotExtension
 
 from deployments.apply.definitions import INDEX, Definitions, read_definitions
 from deployments.apply.plan import Definition, plan, summary
 from deployments.cli import main
+from deployments.config.blocks.schedule import Schedule
 from deployments.config.model import DEPLOYMENTS, available_models, load_model_config
 from tasks.policy.records.errors import DeploymentError, ModelConfigError
 from tests.support.deployed_models import churn, index_with, models
@@ -56,6 +58,33 @@ def test_live_model_has_an_alert_for_missing_monitoring():
     (automation,) = [each for each in read_definitions(models(live)).automations if each["name"] == missed]
     assert automation["trigger"]["match"] == {"prefect.resource.id": "perennial.model.churn"}
     assert "no monitor run of churn ended" in automation["actions"][0]["body"]
+
+
+def test_a_schedule_in_the_models_file_scores_and_monitor_follows():
+    rule = {"cron": "0 7 1 * *", "timezone": "Europe/Berlin"}
+    recorded = churn()
+    monthly = churn(schedule=Schedule(**rule), period=recorded.period.model_copy(update={"end": None}))
+    definitions = read_definitions(models(monthly))
+    assert schedules(definitions, "score")["churn"] == {
+        "slug": "churn", **rule, "active": True, "parameters": {"model": "churn"}
+    }  # fmt: skip
+    assert "churn" not in schedules(definitions, "monitor")
+    alert = next(each for each in definitions.automations if each["name"].endswith("churn is not monitored"))
+    assert alert["trigger"]["within"] == (31 * 24 + 1 + 6) * 3600, "October has an hour more in Berlin"
+    assert "in the last 751 hours" in alert["actions"][0]["body"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ({"cron": "0 25 * * *"}, "cron is '0 25 * * *' (Bad hour), expected five fields"),
+        ({"cron": "0 6 * * *", "timezone": "Berlin"}, "timezone is 'Berlin', expected a name of the IANA database"),
+    ],
+)
+def test_an_impossible_schedule_is_refused(schedule, words):
+    with pytest.raises(ValidationError) as refused:
+        Schedule(**schedule)
+    assert words in str(refused.value)
 
 
 def test_removed_model_has_no_schedule():

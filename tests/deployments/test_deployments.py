@@ -192,7 +192,7 @@ def test_two_decisions_start_two_runs(deployed, client):
     assert sorted(asked) == sorted(decisions)
 
 
-def test_events_start_promotion_and_monitoring(deployed, client):
+def test_events_start_promotion_scoring_and_monitoring(deployed, client):
     hand_over(
         "challenger.validated",
         "proven",
@@ -201,16 +201,19 @@ def test_events_start_promotion_and_monitoring(deployed, client):
         reasons=["ok"],
     )
     hand_over("data.landed", "fresh", until="2013-06-05T00:00:00+00:00")
-    assert await_until(lambda: runs_of(client, "proven") and runs_of(client, "fresh"))
-    (promotion,), (monitoring,) = runs_of(client, "proven"), runs_of(client, "fresh")
+    hand_over("window.scored", "scored", until="2013-06-05T00:00:00+00:00")
+    assert await_until(lambda: runs_of(client, "proven") and runs_of(client, "fresh") and runs_of(client, "scored"))
+    (promotion,), (scoring,), (monitoring,) = (runs_of(client, model) for model in ("proven", "fresh", "scored"))
     assert promotion.deployment_id == client.read_deployment_by_name("promote/promote").id
     assert promotion.parameters == {
         "model": "proven",
         "until": "2013-06-05T00:00:00+00:00",
         "decision_id": "0123456789abcdef",
     }
+    assert scoring.deployment_id == client.read_deployment_by_name("score/score").id
+    assert scoring.parameters == {"model": "fresh", "until": "2013-06-05T00:00:00+00:00"}
     assert monitoring.deployment_id == client.read_deployment_by_name("monitor/monitor").id
-    assert monitoring.parameters == {"model": "fresh", "until": "2013-06-05T00:00:00+00:00"}
+    assert monitoring.parameters == {"model": "scored", "until": "2013-06-05T00:00:00+00:00"}
 
 
 def test_degraded_champion_starts_a_rollback(deployed, client):

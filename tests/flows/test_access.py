@@ -54,7 +54,7 @@ def test_unauthorised_run_is_refused_and_recorded(tmp_path):
 
 def test_event_cannot_name_a_model_file(tmp_path, monkeypatch):
     model = write_model(tmp_path)
-    with started_by(monkeypatch, Principal("automation", "perennial: monitor when data arrives", True)):
+    with started_by(monkeypatch, Principal("automation", "perennial: score when data arrives", True)):
         for flow in (monitor, retrain):
             with pytest.raises(AccessRefused, match="expected a name without a path"):
                 flow(model, until=FIRST)

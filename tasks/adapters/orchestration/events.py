@@ -10,6 +10,7 @@ from tasks.adapters.orchestration.runs import run_mode
 from tasks.policy.records.events import RunMode, about
 
 HANDED_OVER = {
+    "window.scored",
     "retraining.requested",
     "return.requested",
     "challenger.validated",
