@@ -306,7 +306,8 @@ def _publish(config: ModelConfig, state: RolloutState, event: str, reasons: tupl
 
 def _announce(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
     handover = Handover(config.name, state.plan.decision_id, reasons, at, state.plan.version)
-    orchestration.events.announce(event, config.name, handover.payload())
+    request = f"{state.plan.decision_id}-{state.status}-{state.step}"  # ready for approval, and later for promotion
+    orchestration.events.announce(event, config.name, {**handover.payload(), "request": request})
 
 
 def _publish_page(config: ModelConfig, state: RolloutState) -> None:

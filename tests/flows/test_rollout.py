@@ -21,7 +21,7 @@ from tasks.policy.governance.access import Principal
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
-from tasks.policy.records.events import RunMode
+from tasks.policy.records.events import REQUEST, RunMode, about
 from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.state import ANNOUNCED, RolloutState
 from tasks.record.history import load_validation
@@ -252,6 +252,22 @@ def test_approval_comes_before_the_first_served_request(tmp_path, begin):
     advanced = promote(model, until=utc("2024-01-29"), approved_by="Grace")
     assert isinstance(advanced, RolloutState)
     assert (state().status, traffic.read_split("small").share) == ("running", 0.2)
+
+
+def test_approval_promotion_and_reminders_are_requests_of_their_own(tmp_path, begin, monkeypatch):
+    """An automation acts once a minute on a request, so both questions of one decision may follow within a minute."""
+    model, requests = begin_rollout(begin, tmp_path, **CANARY), []
+
+    def listen(event, name, payload):
+        requests.append(about("perennial.model", name, payload)[REQUEST])
+
+    monkeypatch.setattr(orchestration.events, "announce", listen)
+    for status, step in (("awaiting_approval", 0), ("passed", 2), ("passed", 2)):
+        now = replace(state(), status=status, step=step)
+        steps._announce(load_model_config(model), now, "rollout.ready", ("ready",), utc("2024-01-27"))
+    asked, ready, reminded = requests
+    assert asked != ready
+    assert ready == reminded, "a reminder repeats a request"
 
 
 def test_a_newer_challenger_ends_the_rollout_cleanly(tmp_path, begin):
