@@ -152,7 +152,7 @@ class Gateway:
             is_ready = (
                 not self.is_draining
                 and all(each.follower.serving and each.log.fault is None for each in self.services.values())
-                and not any(work in NEEDED for work in self.faults)
+                and not any(work in self.faults for work in NEEDED)  # the threads change `faults` meanwhile
             )
             status = 200 if is_ready else 503
             followers = {name: each.follower for name, each in self.services.items()}

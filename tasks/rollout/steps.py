@@ -92,7 +92,10 @@ def _check_startable(
 
 
 def _plan(config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport) -> Rollout:
-    """Return the plan with its forecast. The salt follows from the version, so every run and every machine assigns alike."""
+    """Return the plan with its forecast.
+
+    The salt follows from version and start: every machine assigns alike, and a second trial of a version draws new units.
+    """
     steps = config.rollout.steps
     forecast = evaluation.rollout_look.forecast_rollout(config, Past(ledger.entries(config.name)), validation)
     reasons = [f"version {challenger.version} starts {steps[0].name} beside champion {validation.champion}"]
@@ -106,7 +109,7 @@ def _plan(config: ModelConfig, request: RunRequest, challenger: ModelVersion, va
         champion=validation.champion or "",
         steps=steps,
         unit=config.rollout.unit,
-        salt=digest(config.name, challenger.version, "salt"),
+        salt=digest(config.name, challenger.version, request.as_of.isoformat(), "salt"),
         started_at=request.as_of,
         forecast=forecast,
         reasons=tuple(reasons),
@@ -303,7 +306,8 @@ def _publish(config: ModelConfig, state: RolloutState, event: str, reasons: tupl
 
 def _announce(config: ModelConfig, state: RolloutState, event: str, reasons: tuple[str, ...], at: datetime) -> None:
     handover = Handover(config.name, state.plan.decision_id, reasons, at, state.plan.version)
-    orchestration.events.announce(event, config.name, handover.payload())
+    request = f"{state.plan.decision_id}-{state.status}-{state.step}"  # ready for approval, and later for promotion
+    orchestration.events.announce(event, config.name, {**handover.payload(), "request": request})
 
 
 def _publish_page(config: ModelConfig, state: RolloutState) -> None:

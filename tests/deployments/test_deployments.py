@@ -216,6 +216,15 @@ def test_events_start_promotion_scoring_and_monitoring(deployed, client):
     assert monitoring.parameters == {"model": "scored", "until": "2013-06-05T00:00:00+00:00"}
 
 
+def test_both_questions_of_a_rollout_start_a_run_within_a_minute(deployed, client):
+    """Approval and promotion belong to one decision; a reminder of the second starts nothing more."""
+    for request in ("0123456789abcdef-awaiting_approval-0", "0123456789abcdef-passed-2", "0123456789abcdef-passed-2"):
+        hand_over("rollout.ready", "staged", decision_id="0123456789abcdef", request=request, reasons=["ready"])
+    assert await_until(lambda: len(runs_of(client, "staged")) == 2)
+    sleep(2)  # time for a third run to appear
+    assert len(runs_of(client, "staged")) == 2
+
+
 def test_degraded_champion_starts_a_rollback(deployed, client):
     hand_over("champion.degraded", "fallen", decision_id="0123456789abcdef", champion="7", reasons=["it is worse"])
     (run,) = await_until(lambda: runs_of(client, "fallen"))

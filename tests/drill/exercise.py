@@ -160,7 +160,7 @@ def _outcome(
     returned = state.end is not None and state.end.end == "returned"
     problems = {
         f"{failed} requests failed": failed > 0,
-        "a sound challenger was returned": returned and fault.stopped_by is None,
+        "the rollout of a sound challenger ended": state.end is not None and fault.stopped_by is None,
         f"not returned after {len(state.looks)} windows": fault.stopped_by is not None and not returned,
         f"expected that {fault.stopped_by} stops it": returned and fault.stopped_by not in findings,
         f"expected that only {fault.stopped_by} finds it": returned and fault.alone and len(set(findings)) > 1,

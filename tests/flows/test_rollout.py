@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from flows.rollout import rollout
 from flows.score import score
 from tasks.adapters import evaluation, lake, ledger, orchestration, registry, reports, traffic
 from tasks.adapters.orchestration.runs import run_as
+from tasks.policy.governance.access import Principal
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
-from tasks.policy.records.events import RunMode
+from tasks.policy.records.events import REQUEST, RunMode, about
 from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.state import ANNOUNCED, RolloutState
-from tasks.rollout import scoring
+from tasks.record.history import load_validation
+from tasks.rollout import scoring, steps
 from tasks.rollout.steps import carry_on, publish_rollouts
 from tests.support.small_model import rows, write_model
 from tests.support.small_rollout import begin_rollout, serve, state, with_rollout
@@ -98,16 +102,16 @@ def test_a_replay_publishes_its_rollouts_at_the_end_only(tmp_path, begin, monkey
 
 
 def test_a_mismatched_sample_ends_the_rollout_without_a_verdict(tmp_path, begin, monkeypatch):
-    """Half of the challenger's units bypass the split."""
+    """Three of four units of the challenger bypass the split."""
     model = begin_rollout(begin, tmp_path, **CANARY)
     serve(model, 27)
     assigned = scoring._assigned
 
-    def half(config, rows, split):
+    def quarter(config, rows, split):
         mask = assigned(config, rows, split)
-        return mask & (np.arange(len(mask)) % 2 == 0) if split.serves_challenger else mask
+        return mask & (np.arange(len(mask)) % 4 == 0) if split.serves_challenger else mask
 
-    monkeypatch.setattr(scoring, "_assigned", half)
+    monkeypatch.setattr(scoring, "_assigned", quarter)
     announced, announce = [], orchestration.events.announce
 
     def listen(event, name, payload):
@@ -123,6 +127,24 @@ def test_a_mismatched_sample_ends_the_rollout_without_a_verdict(tmp_path, begin,
     assert "ample ratio mismatch" in reports.page.rollout_path("small", state().plan).read_text()
     with pytest.raises(PromotionRefused, match="sample ratio mismatch"):
         promote(model, until=utc("2024-01-29"))
+
+
+def test_units_depend_on_version_and_start_and_not_on_the_file(tmp_path, begin):
+    """A decision's id holds the file's path, so other machines would assign other units."""
+    model = begin_rollout(begin, tmp_path / "here", **CANARY)
+    there = load_model_config(write_model(tmp_path / "there", **CANARY))
+    assert there.fingerprint != load_model_config(model).fingerprint
+    plan, version = state().plan, registry.version("small", "2")
+    validation = load_validation(there, plan.decision_id)
+
+    def salt(day: int, **changes: str) -> str:
+        request = RunRequest(
+            "promote", model, Principal("person", "Ada"), "Ada", utc(f"2024-01-{day}"), utc("2024-02-01")
+        )
+        return steps._plan(there, request, replace(version, **changes), validation).salt
+
+    assert salt(25, decision_id="f" * 16) == plan.salt
+    assert len({plan.salt, salt(27), salt(25, version="3")}) == 3, "a second trial of a version draws new units"
 
 
 def test_the_champion_is_judged_on_its_own_rows(tmp_path, begin):
@@ -230,6 +252,22 @@ def test_approval_comes_before_the_first_served_request(tmp_path, begin):
     advanced = promote(model, until=utc("2024-01-29"), approved_by="Grace")
     assert isinstance(advanced, RolloutState)
     assert (state().status, traffic.read_split("small").share) == ("running", 0.2)
+
+
+def test_approval_promotion_and_reminders_are_requests_of_their_own(tmp_path, begin, monkeypatch):
+    """An automation acts once a minute on a request, so both questions of one decision may follow within a minute."""
+    model, requests = begin_rollout(begin, tmp_path, **CANARY), []
+
+    def listen(event, name, payload):
+        requests.append(about("perennial.model", name, payload)[REQUEST])
+
+    monkeypatch.setattr(orchestration.events, "announce", listen)
+    for status, step in (("awaiting_approval", 0), ("passed", 2), ("passed", 2)):
+        now = replace(state(), status=status, step=step)
+        steps._announce(load_model_config(model), now, "rollout.ready", ("ready",), utc("2024-01-27"))
+    asked, ready, reminded = requests
+    assert asked != ready
+    assert ready == reminded, "a reminder repeats a request"
 
 
 def test_a_newer_challenger_ends_the_rollout_cleanly(tmp_path, begin):

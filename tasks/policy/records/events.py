@@ -29,8 +29,11 @@ class RunMode(StrEnum):
 
 
 def about(resource: str, model: str, payload: Mapping[str, object]) -> dict[str, str]:
-    """The resource of an event: the model, and the request, identified by its decision id or else by its time."""
-    request = payload.get("decision_id") or payload.get("until") or ""
+    """The resource of an event: the model, and the request, identified by its own id, its decision's, or else its time.
+
+    An automation acts once a minute on a request, so what a decision asks for twice, such as a rollout, has ids of its own.
+    """
+    request = payload.get("request") or payload.get("decision_id") or payload.get("until") or ""
     return {"prefect.resource.id": f"{resource}.{model}", "prefect.resource.name": model, REQUEST: str(request)}
 
 

@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from tasks.policy.comparison.guardrails import MIN_TIMED, GuardrailEvidence, Guardrails, prediction_shift
+from tasks.policy.comparison.guardrails import (
+    LATENCY_NOISE_S,
+    MIN_TIMED,
+    GuardrailEvidence,
+    Guardrails,
+    prediction_shift,
+)
 from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.rollout import GUARDRAILS, NOT_MEASURED, days_text
 from tasks.policy.reporting.rollout_looks import DAY
@@ -102,7 +108,7 @@ def _guardrail_values(evidence: GuardrailEvidence, limits: Guardrails) -> Iterat
     yield "errors", own, usual, f"{_limit(limits.max_error_share)} more"
     is_timed = min(challenger.timed, champion.timed) >= MIN_TIMED
     own, usual = (_milliseconds(arm.latency_p95_s if is_timed else None) for arm in (challenger, champion))
-    yield "latency", own, usual, f"{limits.max_latency_ratio:g} times"
+    yield "latency", own, usual, f"{limits.max_latency_ratio:g} times, and {1000 * LATENCY_NOISE_S:g} ms more"
     own, usual = (_percent(arm.missing, arm.rows - arm.refused) for arm in (challenger, champion))
     yield "missing", own, usual, _limit(limits.max_missing_share)
     own, usual = (_limit(arm.most_common_share) if arm.rows else "" for arm in (challenger, champion))

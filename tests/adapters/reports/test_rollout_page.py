@@ -72,7 +72,7 @@ def test_running_rollout_shows_steps_looks_and_guardrails() -> None:
     assert second.startswith("2 of 5 2024-03-07 6,200 paired +0.004")
     assert table("running", "data-guardrails")[:2] == [
         "rows failed or refused 0.097 % 0.032 % 1 % more within limit",
-        "latency, 95th percentile 12 ms 10 ms 2 times within limit",
+        "latency, 95th percentile 12 ms 10 ms 2 times, and 10 ms more within limit",
     ]
     assert not [element for element in page("running") if "warning" in element.classes]
 
@@ -85,7 +85,7 @@ def test_ended_rollout_shows_what_ended_each_step_and_the_uplift() -> None:
         "2024-03-13 held by Ada: checking a complaint of gate B4 2024-03-13 resumed by Ada: complaint resolved"
     )
     assert table("returned", "data-guardrails")[0].startswith(
-        "latency, 95th percentile 31 ms 10 ms 2 times breached version 8"
+        "latency, 95th percentile 31 ms 10 ms 2 times, and 10 ms more breached version 8"
     )
     gains = next(element.text for element in page("promoted") if "gains" in element.classes)
     assert gains.startswith(
@@ -158,7 +158,10 @@ def test_artifact_has_the_same_content_as_tables() -> None:
     assert text.splitlines()[:3] == ["# binary_model: rollout of version 8", "", f"**{headline(returned())}**"]
     assert "| canary 10 % | 10 % | 2024-03-04 07:00 | 2024-03-16 07:00 | 2024-03-13 held by Ada:" in text
     assert "| 5 of 20 | 2024-03-16 | 15,500 | -0.016 (-0.02" in text
-    assert "| latency, 95th percentile | 31 ms | 10 ms | 2 times | breached: version 8 takes 0.031 s" in text
+    assert (
+        "| latency, 95th percentile | 31 ms | 10 ms | 2 times, and 10 ms more | breached: version 8 takes 0.031 s"
+        in text
+    )
     assert "[Page with plots](http://127.0.0.1:4280/reports/page.html)" in text
 
 

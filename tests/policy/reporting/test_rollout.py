@@ -204,7 +204,7 @@ def test_guardrails_show_value_limit_and_verdict():
         (row.name, row.challenger, row.champion, row.limit) for row in guardrail_rows(RUNNING, SHADOW.guardrails)
     ] == [
         ("rows failed or refused", "0.2 %", "0 %", "1 % more"),
-        ("latency, 95th percentile", "12 ms", "10 ms", "2 times"),
+        ("latency, 95th percentile", "12 ms", "10 ms", "2 times, and 10 ms more"),
         ("missing predictions", "0 %", "0 %", "0 %"),
         ("same prediction", "0 %", "0 %", "99 %"),
         ("shift of the predictions (PSI)", "", "", "0.5 more"),
