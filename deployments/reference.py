@@ -23,6 +23,8 @@ from deployments.config.risk import DEFAULTS
 from tasks.policy.decision.retraining import RetrainingPolicy
 
 HERE = Path(__file__).parent
+WAYS_IN = ("labels", "predictions", "adopt", "training", "features", "metrics", "triggers", "alerts")
+"""Sections of "Bring what you have", in this order: files of the folder `ways_in`."""
 Schema = Mapping[str, Any]
 LOWER = {"minimum": "≥", "exclusiveMinimum": ">"}
 UPPER = {"maximum": "≤", "exclusiveMaximum": "<"}
@@ -68,7 +70,11 @@ def render() -> str:
     page = Page(ModelConfig.model_json_schema())
     fleet = Page(FleetConfig.model_json_schema())
     return environment.get_template("reference.md.j2").render(
-        blocks=page.blocks(), conditions=page.conditions(), fleet=fleet.blocks(), risks=_risks()
+        ways_in=[f"ways_in/{name}.md" for name in WAYS_IN if (HERE / "ways_in" / f"{name}.md").exists()],
+        blocks=page.blocks(),
+        conditions=page.conditions(),
+        fleet=fleet.blocks(),
+        risks=_risks(),
     )
 
 
