@@ -1,9 +1,10 @@
 """Store a model in files that run no code when loaded, and load the scorer from them.
 
-XGBoost boosters are stored as UBJ, other estimators as skops; encoder and classes are JSON beside them. Files are read
-once, and their SHA-256 is compared with the ledger's before anything is parsed. The types that skops may build come
-from the version's own record, written when it was trained: a list inside the file would prove nothing. An attacker who
-can write to the registry could edit that record too, so types are further limited to the packages that we train with.
+Gradient boosting models are stored in their library's own format, other estimators as skops; encoder and classes are
+JSON beside them. Files are read once, and their SHA-256 is compared with the ledger's before anything is parsed. The
+types that skops may build come from the version's own record, written when it was trained: a list inside the file would
+prove nothing. An attacker who can write to the registry could edit that record too, so types are further limited to the
+packages that we train with.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
-from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
+from tasks.adapters.boosters.known import library_of, library_of_files
 from tasks.adapters.models.encoding import Encoding, Matrix, Rows, encode_labels, fitted_encoder
 from tasks.adapters.models.label_alignment import align_labels
 from tasks.adapters.models.resources import threads
@@ -28,7 +29,7 @@ from tasks.policy.records.errors import ModelFileError
 Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
 
-DESCRIPTION, BOOSTER, ESTIMATOR = "scorer.json", "model.ubj", "model.skops"
+DESCRIPTION, ESTIMATOR = "scorer.json", "model.skops"
 TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy")
 """Packages whose types any stored estimator may contain."""
 
@@ -82,8 +83,8 @@ def save(scorer: Scorer, folder: Path) -> None:
         "categories": scorer.encoding.categories,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
-    if isinstance(scorer.estimator, XGBModel):
-        (folder / BOOSTER).write_bytes(scorer.estimator.get_booster().save_raw("ubj"))
+    if library := library_of(scorer.estimator):
+        (folder / library.file).write_bytes(library.dump(scorer.estimator, scorer.encoding.names))
     else:
         import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
 
@@ -102,7 +103,7 @@ def read(folder: Path) -> dict[str, bytes]:
     files = {path.name: path.read_bytes() for path in paths if path.is_file()}
     if DESCRIPTION not in files:
         raise ModelFileError(
-            f"{folder}: holds {', '.join(files) or 'no file'}, expected {DESCRIPTION} and {BOOSTER} or {ESTIMATOR}; "
+            f"{folder}: holds {', '.join(files) or 'no file'}, expected {DESCRIPTION} and model.ubj, or a file of another kind; "
             "the version cannot be served, roll back to another or train again"
         )
     return files
@@ -142,7 +143,7 @@ def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
 
     Raises ModelFileError for a type outside the given packages.
     """
-    if isinstance(estimator, XGBModel):
+    if library_of(estimator):
         return ()
     import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
 
@@ -166,11 +167,10 @@ def _parse(
         {name: tuple(values) for name, values in description["categories"].items()},
     )
     task: Task = description["task"]
-    estimator = (
-        booster_estimator(files[BOOSTER], task)
-        if BOOSTER in files
-        else _skops(files[ESTIMATOR], trusted_types, packages)
-    )
+    if library := library_of_files(files):
+        estimator = library.load(files[library.file], task, threads())
+    else:
+        estimator = _skops(files[ESTIMATOR], trusted_types, packages)
     pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
     return Scorer(pipeline, encoding, task, tuple(description["classes"]))
 
@@ -192,14 +192,6 @@ def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, 
             "name that one there to serve it"
         )
     return skops.io.loads(content, trusted=needed)
-
-
-def booster_estimator(ubj: bytes | bytearray, task: Task) -> XGBModel:
-    """Wrap a stored booster as a scikit-learn estimator."""
-    estimator = (XGBRegressor if task == "regression" else XGBClassifier)(n_jobs=threads())
-    estimator.load_model(bytearray(ubj))
-    estimator.get_booster().set_param({"nthread": threads()})
-    return estimator
 
 
 def _load_pyfunc(folder: str) -> Scorer:
