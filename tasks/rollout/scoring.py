@@ -19,6 +19,7 @@ from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.comparison.guardrails import MIN_TIMED
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY, invalid_rows, missing_rows
+from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import ChallengerScoring, Latency, LatencyComparison, Scoring, Snapshot
 from tasks.policy.rollout.traffic import Role, TrafficSplit
@@ -42,6 +43,15 @@ class _Answers:
     def answered(self) -> NDArray[np.bool_]:
         """Mask of the rows with a prediction that can be served."""
         return np.array([error is None for error in self.errors], bool)
+
+
+def is_answered(config: ModelConfig, window: Window) -> bool:
+    """Return whether the gateway has answered rows of the window, whose log lands by itself: they are not scored again."""
+    log = lake.read_predictions(config, window)
+    answered = len(log) - log["request_id"].null_count if "request_id" in log.column_names else 0
+    if answered:
+        get_run_logger().info("scoring: the gateway answered %d rows of %s, nothing is scored", answered, window.name)
+    return answered > 0
 
 
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing

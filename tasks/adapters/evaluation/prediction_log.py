@@ -22,6 +22,7 @@ from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.policy.comparison.predictions import missing_rows
 from tasks.policy.custom_metrics.labels import Labels
+from tasks.policy.data_quality.logged_predictions import DUPLICATE, LogCounts
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
 from tasks.policy.rollout.traffic import Role
@@ -112,6 +113,26 @@ def finite_answers(log: pa.Table) -> pa.Table:
     """Return the rows of the prediction log with a finite prediction and no error."""
     rows = answered(log)
     return rows.filter(pa.array(~missing_rows(predictions_of(rows["prediction"]))))
+
+
+def count_logged(log: pa.Table, rows: int) -> LogCounts:
+    """Count the rows of a window, of which there are `rows`, whose used answer is missing, ambiguous or unusable.
+
+    `log` has the columns id, role and error of these rows.
+    """
+    served = with_role(log, "champion", "challenger")
+    faults = pc.fill_null(served["error"].cast(pa.string()), "") if "error" in served.column_names else pa.array([])
+    ids = (
+        {
+            "double": served.filter(pc.equal(faults, DUPLICATE))["id"],
+            "invalid": served.filter(pc.and_(pc.not_equal(faults, ""), pc.not_equal(faults, DUPLICATE)))["id"],
+        }
+        if len(served)
+        else {}
+    )
+    distinct = {kind: pc.count_distinct(found).as_py() for kind, found in ids.items()}
+    missing = rows - pc.count_distinct(served["id"]).as_py()
+    return LogCounts(rows, missing, distinct.get("double", 0), distinct.get("invalid", 0))
 
 
 class ArmRows(NamedTuple):
