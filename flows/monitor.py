@@ -18,6 +18,7 @@ from tasks.monitoring.drift import measure_drift
 from tasks.monitoring.performance import measure_performance
 from tasks.monitoring.probes import score_probes
 from tasks.monitoring.quality import check_quality
+from tasks.observation.comparison import compare_versions
 from tasks.policy.records.evidence import Judgement, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport
 from tasks.record.history import load_judgement, load_latency, load_past, load_scoring, prepare_run
@@ -67,6 +68,8 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     judgement = decide(config, run, evidence, revised, diagnosis)
     evaluate_promotion(config, run.with_labels(revised))
     recorded_now = publish_judgement(config, run, judgement)
+    if config.predictions:
+        compare_versions(config, run, judgement)
     carry_on(config, past.extended(recorded_now), window, as_of, run.mode)
     degraded = watch_fresh_champion(config, run.extended(recorded_now), _reports(judgement))
     if degraded and not dry_run:

@@ -1,17 +1,17 @@
 """Score one window and log every prediction; `monitor` compares them with labels later.
 
 Where the user's own service answers (`predictions` in the model's file), its log is read instead and nothing is scored.
-Otherwise the champion answers, and during a rollout the challenger as well, as the model's traffic split says. A run that was started
-because data arrived, or by the model's own schedule, emits `perennial.window.scored`, which an automation turns into a run
-of `monitor`.
+Otherwise the champion answers, and during a rollout the challenger as well, as the model's traffic split says. A run that
+was started because data arrived, or by the model's own schedule, emits `perennial.window.scored`, which an automation turns
+into a run of `monitor`.
 """
 
 from datetime import datetime
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from deployments.config.model import ModelConfig
+from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.observation.log import land_log
 from tasks.observation.reference import freeze_history, history_to_read

@@ -39,7 +39,7 @@ def land_log(config: ModelConfig, window: Window, rows: Snapshot) -> Scoring:
         landed = rows
         if len(log):
             landed = lake.land_predictions(config, window, champion.version, log)
-    _report(config, window, len(keys), found)
+    _report(window, len(keys), found)
     return Scoring(window, champion.version, landed, len(keys), _latency(log))
 
 
@@ -53,9 +53,8 @@ def _register_versions(config: ModelConfig, champion: ModelVersion, log: pa.Tabl
         since: datetime = pc.min(log.filter(pc.equal(log["version"], name))["time"]).as_py()
         version = registry.observed.register_next(config, champion, name, digest(config.name, "observed", name))
         ledger.append(config.name, Fact("challenger.registered", version, since, version.decision_id, "service"))
-        get_run_logger().warning(
-            "observation: %r is new in the log from %s on; it is version %s here", name, f"{since:%Y-%m-%d %H:%M}", version.version
-        )  # fmt: skip
+        text = f"{name!r} is new in the log from {since:%Y-%m-%d %H:%M} on; it is version {version.version} here"
+        get_run_logger().warning("observation: %s", text)
         numbers[name] = version.version
     return numbers
 
@@ -102,7 +101,7 @@ def _since(config: ModelConfig, window: Window, version: str, answered: pa.Table
     return first
 
 
-def _report(config: ModelConfig, window: Window, rows: int, found: "sources.own_predictions.OwnPredictions") -> None:
+def _report(window: Window, rows: int, found: "sources.own_predictions.OwnPredictions") -> None:
     counts = evaluation.prediction_log.count_logged(found.log, rows)
     summary = (
         f"log of {window.name}: {rows:,} rows, {counts.missing:,} without a prediction, {counts.duplicates:,} with two "

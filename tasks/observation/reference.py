@@ -45,9 +45,8 @@ def freeze_history(config: ModelConfig, history: Snapshot, window: Window, as_of
     with storage.lease.hold(model, "score"):
         version = registry.observed.register_first(config, frozen, name, digest(model, "observed", name))
         reason = f"version {version.version} is {name!r} of your own service, as its log names it"
-        moved = Promotion(
-            model, digest(model, "observed from", history.window.name), version.version, None, "promoted", (reason,)
-        )
+        decision_id = digest(model, "observed from", history.window.name)
+        moved = Promotion(model, decision_id, version.version, None, "promoted", (reason,))
         ledger.append(model, Fact("challenger.registered", version, since, version.decision_id, "service"))
         ledger.append(model, Fact("champion.promoted", moved, since, moved.decision_id, "service"))
         registry.set_aliases(model, {registry.CHAMPION: version.version})
@@ -90,7 +89,7 @@ def _classes(config: ModelConfig, labelled: pa.Table) -> tuple[str, ...]:
     if not least <= len(found) <= most:
         raise ObservationRefused(
             f"{config.name}: the labels of {config.history().name} have {len(found)} classes ({', '.join(found[:12])}), expected "
-            f"{'2' if config.task == 'binary' else 'at least 2'}; list them in columns.classes, or correct the source of the labels"
+            f"{'2' if config.task == 'binary' else 'at least 2'}; list them in columns.classes, or fix the labels' source"
         )
     return found
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters import gates, models, profiling, sources
 from tasks.policy.records.base import Window
-from tasks.policy.records.errors import FeatureError
+from tasks.policy.records.errors import FeatureError, TrainingRefused
 
 
 def check_training(config: ModelConfig) -> None:
@@ -29,6 +29,22 @@ def check_training(config: ModelConfig) -> None:
         gates.evidently_metrics.check_items(config)
     if config.quality.suite:
         gates.expectation_suite.own_suite(config.quality.suite)
+
+
+def why_not_train_here(config: ModelConfig) -> str | None:
+    """Return why no model is trained here; None if the model's file says how."""
+    if config.predictions is None or not config.retraining.advise_only:
+        return None
+    return (
+        "nothing is trained here: the predictions are those of your own service (retraining.advise_only); expected a block "
+        "training, which says how; or train where your model is trained: its next version shows in the log"
+    )
+
+
+def require_training(config: ModelConfig) -> None:
+    """Raise TrainingRefused if no model is trained here."""
+    if refusal := why_not_train_here(config):
+        raise TrainingRefused(f"{config.name}: {refusal}")
 
 
 def describe_data(config: ModelConfig) -> tuple[str, ...]:

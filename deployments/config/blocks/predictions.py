@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from deployments.config.blocks.data import Columns, ColumnName, Source, one_name_or_several
+from deployments.config.blocks.data import ColumnName, Columns, Source, one_name_or_several
 from tasks.policy.records.base import Settings
 
 

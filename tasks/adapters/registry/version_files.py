@@ -21,7 +21,7 @@ from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import from_json
 from tasks.policy.records.binned_rows import CodedRows
 from tasks.policy.records.errors import ModelFileError, NoModelFile
-from tasks.policy.records.evidence import OBSERVED, ModelVersion
+from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; the other files need neither

@@ -109,10 +109,10 @@ def _entries(view: ModelConfig, own: PredictionSource, table: pa.Table, classes:
     if predicted.ndim == 2 and len(predicted):
         sums = np.where(missing, 1.0, predicted.sum(axis=1))
         invalid |= np.abs(sums - 1) > SUM_TOLERANCE
-    error = np.select(
-        [unreadable, missing, invalid], [NOT_A_NUMBER, MISSING_PREDICTION, NOT_A_PROBABILITY], default=""
-    ).astype(object)
-    found = pd.DataFrame({"prediction": list(predicted), "error": np.where(error == "", None, error)})
+    error = np.full(len(predicted), None, object)
+    for faults, text in ((invalid, NOT_A_PROBABILITY), (missing, MISSING_PREDICTION), (unreadable, NOT_A_NUMBER)):
+        error[faults] = text
+    found = pd.DataFrame({"prediction": list(predicted), "error": error})
     found["version"] = _texts(table[own.version], UNNAMED) if own.version else UNNAMED
     found["role"] = _roles(view, table[own.role], own.role) if own.role else "champion"
     if own.latency_s:
@@ -139,7 +139,7 @@ def read_answers(
     if view.task == "binary":
         return columns[-1]
     values, unreadable = zip(*columns, strict=True)
-    return np.column_stack(values), np.column_stack(unreadable).any(axis=1)
+    return np.column_stack(values), np.asarray(np.column_stack(unreadable).any(axis=1), bool)
 
 
 def _other_classes(view: ModelConfig, found: Sequence[str], classes: Sequence[str]) -> SourceError:
@@ -268,7 +268,7 @@ def _as_table(found: pd.DataFrame, ids: pa.ChunkedArray, listed: bool) -> pa.Tab
     usable = found["error"].isna().to_numpy()
     answers = [answer if ok else None for answer, ok in zip(found["prediction"], usable, strict=True)]
     columns = {
-        "id": ids.take(pa.array(found["place"].to_numpy())),
+        "id": ids.take(pa.array(found["place"].to_numpy(np.int64))),
         "time": pa.Array.from_pandas(found["row_time"]).cast(MOMENT, safe=False),
         "prediction": pa.array(answers, pa.list_(pa.float64()) if listed else pa.float64()),
         "version": pa.array(found["version"], pa.string()),

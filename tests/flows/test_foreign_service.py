@@ -1,0 +1,109 @@
+"""Somebody else's service: its predictions are in one table, its late labels in another, and nothing is trained here."""
+
+import pandas as pd
+import pytest
+
+from flows.monitor import monitor
+from flows.retrain import retrain
+from flows.score import score
+from tasks.adapters import registry
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import TrainingRefused
+from tests.support.foreign_service import ForeignService, write_foreign_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch) -> ForeignService:
+    return ForeignService(tmp_path, monkeypatch)
+
+
+def serve(model: str, *days: str):
+    """Run score and monitor at the start of these days; return the judgements."""
+    found = []
+    for day in days:
+        score(model, until=utc(day))
+        found.append(monitor(model, until=utc(day)))
+    return found
+
+
+def test_healthy_windows_raise_no_alarm(service, tmp_path):
+    model = write_foreign_model(tmp_path, service)
+    judgements = serve(model, "2024-01-23", "2024-01-25", "2024-01-27")
+    assert [judgement.evidence.quality.verdict for judgement in judgements] == ["pass"] * 3
+    assert [judgement.decision.retrain for judgement in judgements] == [False] * 3
+    assert judgements[-1].champion == "1"
+    assert registry.version("small", "1").observed_as == "2024-01-a"
+    assert judgements[-1].evidence.performance.rows == 300
+    assert judgements[-1].evidence.performance.latency.p95_s == 0.02
+    assert judgements[0].estimate is not None, "the estimate learns from the history's log"
+    assert judgements[0].registry_changes == ()
+
+
+def served(service: ForeignService, tmp_path, day: str = "2024-01-23"):
+    """Write the log as it is now, and judge the first window."""
+    service.save()
+    return serve(write_foreign_model(tmp_path, service), day)[0]
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(3, "pass"), (4, "fail")])
+def test_gaps_in_the_log_are_a_data_fault(service, tmp_path, lost, verdict, caplog):
+    """1 % of the window's 300 rows may lack a prediction."""
+    window = service.log.index[service.between("2024-01-21", "2024-01-23")]
+    service.log = service.log.drop(window[:lost])
+    judgement = served(service, tmp_path)
+    assert judgement.evidence.quality.verdict == verdict
+    assert f"300 rows, {lost} without a prediction" in caplog.text
+    if verdict == "fail":
+        assert "At most 1 % of the rows may have no logged prediction" in judgement.evidence.quality.reasons[0]
+        assert "4 of 300 rows" in judgement.evidence.quality.reasons[0]
+        assert judgement.decision.blocked_by == "quality"
+        assert judgement.decision.diagnosis == "upstream_data_fault"
+
+
+@pytest.mark.parametrize(("doubled", "verdict"), [(3, "pass"), (4, "fail")])
+def test_two_answers_for_one_row_are_a_data_fault(service, tmp_path, doubled, verdict):
+    window = service.log[service.between("2024-01-21", "2024-01-23")]
+    other = window.head(doubled).assign(answer=lambda log: log["answer"] + 1)
+    again = window.tail(50)  # says the same, as logs that deliver at least once do
+    service.log = pd.concat([service.log, other, again], ignore_index=True)
+    judgement = served(service, tmp_path)
+    assert judgement.evidence.quality.verdict == verdict
+    if verdict == "fail":
+        assert "4 of 300 rows" in judgement.evidence.quality.reasons[0]
+        assert "have two different predictions" in judgement.evidence.quality.reasons[0]
+    else:
+        assert judgement.evidence.performance.rows == 297, "neither of the two is used"
+
+
+def test_retraining_pays_and_nothing_is_trained(service, tmp_path):
+    """From 27 January on, y depends on x with the opposite sign."""
+    model = write_foreign_model(tmp_path, service)
+    *_, judgement = serve(model, "2024-01-25", "2024-01-27", "2024-01-29", "2024-01-31", "2024-02-02")
+    decision, report = judgement.decision, judgement.evidence.performance
+    assert report.metric("mae").value > 1.0
+    assert (decision.retrain, decision.blocked_by) == (False, "advise_only")
+    assert decision.reasons[0].startswith("retraining pays, by the evidence below; nothing is trained here")
+    assert decision.diagnosis == "concept_drift"
+    with pytest.raises(TrainingRefused, match="nothing is trained here"):
+        retrain(model, until=utc("2024-02-02"))
+    assert list(registry.all_tags("small")) == ["1"]
+
+
+def test_a_new_version_in_the_log_is_noticed(service, tmp_path):
+    changed = service.between("2024-01-24", "2024-03-01")
+    late = service.rows[service.rows["row"].isin(service.log["row_id"][changed])]
+    service.log = pd.concat([service.log[~changed], service.predict(late, "2024-01-b", 1.9)], ignore_index=True)
+    service.save()
+    model = write_foreign_model(tmp_path, service)
+    judgements = serve(model, "2024-01-23", "2024-01-25", "2024-01-27", "2024-01-29")
+    assert [judgement.champion for judgement in judgements] == ["1", "1", "2", "2"]
+    assert registry.version("small", "2").observed_as == "2024-01-b"
+    told = judgements[2].registry_changes
+    assert told == (
+        "your service answers with version 2 (2024-01-b) since 2024-01-24 00:00 UTC, before with version 1 (2024-01-a)",
+    )
+    assert judgements[3].registry_changes == ()
+    report = judgements[3].evidence.performance
+    assert (report.model_version, report.rows) == ("2", 300)
