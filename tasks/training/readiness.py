@@ -2,11 +2,12 @@
 
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import gates, models, profiling, sources
+from tasks.adapters import evaluation, gates, models, profiling, sources
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, TrainingRefused
 
@@ -62,6 +63,7 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
         else f"data: each {config.columns.id} occurs once",
     ]
     found += [f"data: {remark}"] if remark else []
+    found += _describe_log(config, window, rows, label) if config.predictions else []
     for name in rows.column_names[2:]:
         nulls = rows.column(name).null_count / len(rows)
         values = pc.count_distinct(rows.column(name), mode="only_valid").as_py()
@@ -73,6 +75,33 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
         if config.task == "binary" and len(pc.unique(label)) != 2:
             found.append(f"data: {len(pc.unique(label))} classes in a binary model, expected 2")
     return tuple(found)
+
+
+def _describe_log(config: ModelConfig, window: Window, rows: pa.Table, labels: pa.ChunkedArray) -> list[str]:
+    """Describe what the user's own service logged for a window's rows."""
+    named = pa.chunked_array([pa.array(config.columns.classes, pa.string())])
+    classes = models.eligibility.classes_of(config, named if config.columns.classes else labels)
+    if config.task != "regression" and len(classes) < 2:
+        return [
+            "data: the log is not read, as the labels show fewer than 2 classes so far; list them in columns.classes"
+        ]
+    keys = rows.select([config.columns.key, config.columns.time])
+    own = sources.own_predictions.read_own_predictions(config, window, keys, classes)
+    counts = evaluation.prediction_log.count_logged(own.log, len(keys))
+    found = [
+        f"data: the log has {counts.missing:,} of {counts.rows:,} rows without a prediction, {counts.duplicates:,} with two "
+        f"different ones, {counts.invalid:,} with an unusable one" + (f"; {own.remark}" if own.remark else "")
+    ]
+    versions = pc.value_counts(own.log["version"]).to_pylist()
+    if versions:
+        found.append(
+            "data: the log's versions are "
+            + ", ".join(f"{each['values']} ({each['counts']:,})" for each in versions[:12])
+        )
+    usable = evaluation.prediction_log.predictions_of(own.log["prediction"].drop_null())
+    if config.task != "regression" and len(usable) and bool(np.isin(usable, (0.0, 1.0)).all()):
+        found.append("data: every logged probability is 0 or 1, as a class is; log the probability itself")
+    return found
 
 
 def _labels_of(config: ModelConfig, window: Window, rows: pa.Table) -> tuple[pa.Table, str | None]:
