@@ -52,7 +52,7 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
 def _score(config: ModelConfig, window: Window) -> Scoring | None:
     champion = find_champion(config, required=True)
     snapshot = take_snapshot(config, window, may_be_empty=True)
-    if not snapshot.rows or is_answered(config, window):
+    if not snapshot.rows or is_answered(config, snapshot):
         return None
     traffic = find_traffic(config, champion)
     return score_window(config, snapshot, champion, traffic.split, traffic.challenger)

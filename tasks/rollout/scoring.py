@@ -19,7 +19,6 @@ from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.comparison.guardrails import MIN_TIMED
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY, invalid_rows, missing_rows
-from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import ChallengerScoring, Latency, LatencyComparison, Scoring, Snapshot
 from tasks.policy.rollout.traffic import Role, TrafficSplit
@@ -45,13 +44,18 @@ class _Answers:
         return np.array([error is None for error in self.errors], bool)
 
 
-def is_answered(config: ModelConfig, window: Window) -> bool:
-    """Return whether the gateway has answered rows of the window, whose log lands by itself: they are not scored again."""
-    log = lake.read_predictions(config, window)
+def is_answered(config: ModelConfig, snapshot: Snapshot) -> bool:
+    """Return whether the gateway has answered rows of the window, whose log lands by itself: nothing is scored again."""
+    log = lake.read_predictions(config, snapshot.window)
     answered = len(log) - log["request_id"].null_count if "request_id" in log.column_names else 0
-    if answered:
-        get_run_logger().info("scoring: the gateway answered %d rows of %s, nothing is scored", answered, window.name)
-    return answered > 0
+    if not answered:
+        return False
+    say = get_run_logger().info if 2 * answered >= snapshot.rows else get_run_logger().warning
+    say(
+        "scoring: nothing is scored, the gateway logged %d answers for the %d rows of %s",
+        answered, snapshot.rows, snapshot.window.name,
+    )  # fmt: skip
+    return True
 
 
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing

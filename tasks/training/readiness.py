@@ -79,8 +79,8 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
 
 def _describe_log(config: ModelConfig, window: Window, rows: pa.Table, labels: pa.ChunkedArray) -> list[str]:
     """Describe what the user's own service logged for a window's rows."""
-    named = pa.chunked_array([pa.array(config.columns.classes, pa.string())])
-    classes = models.eligibility.classes_of(config, named if config.columns.classes else labels)
+    listed = pa.chunked_array([pa.array(config.columns.classes, pa.string())])
+    classes = models.eligibility.classes_of(config, listed if config.columns.classes else labels)
     if config.task != "regression" and len(classes) < 2:
         return [
             "data: the log is not read, as the labels show fewer than 2 classes so far; list them in columns.classes"
@@ -93,11 +93,8 @@ def _describe_log(config: ModelConfig, window: Window, rows: pa.Table, labels: p
         f"different ones, {counts.invalid:,} with an unusable one" + (f"; {own.remark}" if own.remark else "")
     ]
     versions = pc.value_counts(own.log["version"]).to_pylist()
-    if versions:
-        found.append(
-            "data: the log's versions are "
-            + ", ".join(f"{each['values']} ({each['counts']:,})" for each in versions[:12])
-        )
+    named = ", ".join(f"{each['values']} ({each['counts']:,})" for each in versions[:12])
+    found += [f"data: the log's versions are {named}"] if versions else []
     usable = evaluation.prediction_log.predictions_of(own.log["prediction"].drop_null())
     if config.task != "regression" and len(usable) and bool(np.isin(usable, (0.0, 1.0)).all()):
         found.append("data: every logged probability is 0 or 1, as a class is; log the probability itself")

@@ -3,13 +3,19 @@
 import pandas as pd
 import pytest
 
+from deployments.cli import main
 from flows.monitor import monitor
+from flows.promote import promote
+from flows.replay import replay
 from flows.retrain import retrain
+from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters import registry
-from tasks.policy.records.base import utc
-from tasks.policy.records.errors import TrainingRefused
+from tasks.adapters import ledger, registry
+from tasks.policy.comparison.side_by_side import SideBySide
+from tasks.policy.records.base import from_json, utc
+from tasks.policy.records.errors import NoModelFile, PromotionRefused, ReplayRefused, TrainingRefused
 from tests.support.foreign_service import ForeignService, write_foreign_model
+from tests.support.ways_in import example
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -80,12 +86,12 @@ def test_two_answers_for_one_row_are_a_data_fault(service, tmp_path, doubled, ve
 def test_retraining_pays_and_nothing_is_trained(service, tmp_path):
     """From 27 January on, y depends on x with the opposite sign."""
     model = write_foreign_model(tmp_path, service)
-    *_, judgement = serve(model, "2024-01-25", "2024-01-27", "2024-01-29", "2024-01-31", "2024-02-02")
+    *_, before, judgement = serve(model, "2024-01-25", "2024-01-27", "2024-01-29", "2024-01-31", "2024-02-02")
     decision, report = judgement.decision, judgement.evidence.performance
     assert report.metric("mae").value > 1.0
     assert (decision.retrain, decision.blocked_by) == (False, "advise_only")
     assert decision.reasons[0].startswith("retraining pays, by the evidence below; nothing is trained here")
-    assert decision.diagnosis == "concept_drift"
+    assert before.decision.diagnosis == "concept_drift"
     with pytest.raises(TrainingRefused, match="nothing is trained here"):
         retrain(model, until=utc("2024-02-02"))
     assert list(registry.all_tags("small")) == ["1"]
@@ -107,3 +113,70 @@ def test_a_new_version_in_the_log_is_noticed(service, tmp_path):
     assert judgements[3].registry_changes == ()
     report = judgements[3].evidence.performance
     assert (report.model_version, report.rows) == ("2", 300)
+
+
+def test_a_shadow_in_the_log_gets_a_verdict(service, tmp_path):
+    """The shadow predicts half of what is right; the champion all of it."""
+    shadow = service.predict(service.rows, "2024-01-b", 1.0).assign(role="shadow")
+    service.log = pd.concat([service.log.assign(role="champion"), shadow], ignore_index=True)
+    service.save()
+    block = example("predictions").replace("  version:", "  role: role\n  version:")
+    model = write_foreign_model(tmp_path, service, block)
+    serve(model, "2024-01-23", "2024-01-25", "2024-01-27")
+    looks = [from_json(SideBySide, entry.body) for entry in ledger.entries("small", kind="versions.compared")]
+    assert [(look.champion, look.challenger) for look in looks] == [("1", "2")] * 3
+    assert looks[-1].verdict.conclusion == "worse"
+    assert looks[-1].evidence.challenger > looks[-1].evidence.champion
+    assert registry.aliases("small") == {"champion": "1"}
+
+
+def test_a_challenger_that_is_trained_here_is_compared_with_the_log(service, tmp_path):
+    """The service has the coefficient 1 instead of 2."""
+    service.log = service.predict(service.rows, factor=1.0)
+    service.save()
+    training = (
+        "training: {min_rows: 300, parameters: {n_estimators: 30, max_depth: 3, learning_rate: 0.3}}\nvalidation:"
+    )
+    model = write_foreign_model(tmp_path, service, **{"validation:": training})
+    *_, judgement = serve(model, "2024-01-23", "2024-01-25", "2024-01-27")
+    assert judgement.decision.retrain
+    validation = retrain(model, until=utc("2024-01-27"))
+    assert validation.verdict == "pass"
+    overall = validation.differences[0]
+    assert overall.champion > 0.7 > 0.4 > overall.challenger
+    with pytest.raises(PromotionRefused, match="your own service answers"):
+        promote(model, until=utc("2024-01-27"))
+
+
+def test_what_a_log_cannot_offer_is_said(service, tmp_path, capsys):
+    model = write_foreign_model(tmp_path, service)
+    assert main(["check", "--data", model]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the log has 0 of 300 rows without a prediction, 0 with two different ones, 0 with an unusable one" in shown
+    assert "the log's versions are 2024-01-a (300)" in shown
+    for sentence in (
+        "trains nothing",
+        "there are no SHAP values",
+        "rolls none back",
+        "offers no replay",
+        "compares no versions",
+    ):
+        assert sentence in shown
+    with pytest.raises(ReplayRefused, match="cannot be made again"):
+        replay(model)
+
+
+def test_nothing_is_promoted_or_rolled_back(service, tmp_path):
+    model = write_foreign_model(tmp_path, service)
+    serve(model, "2024-01-23")
+    with pytest.raises(PromotionRefused, match="nothing to roll back to"):
+        rollback(model, reason="it is bad", until=utc("2024-01-23"))
+    with pytest.raises(NoModelFile, match="of your own service, whose predictions are only read"):
+        registry.version_files.load_scorer(registry.version("small", "1"))
+
+
+def test_monitor_reads_a_log_that_was_not_read(service, tmp_path):
+    model = write_foreign_model(tmp_path, service)
+    judgement = monitor(model, until=utc("2024-01-23"))
+    assert judgement.evidence.quality.verdict == "pass"
+    assert judgement.evidence.performance.rows == 300

@@ -5,7 +5,7 @@ Only the champion's predictions are its performance: those of a challenger, serv
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +94,36 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
         read[name][indices[indices >= 0]] = values[indices >= 0]
     predictions = np.stack(own["prediction"].to_numpy()).astype(float)
     return LoggedPredictions(version, predictions, y_true, classes, slices, read)
+
+
+def logged_answers(config: ModelConfig, version: str, rows: pa.Table) -> tuple[NDArray[np.bool_], Floats]:
+    """Return (mask of the rows for which this version's answer was logged, those answers in the order of the rows).
+
+    Rows are matched window by window, because an id identifies a row within its window.
+    """
+    times = rows[config.columns.time]
+    if not len(rows):
+        return np.zeros(0, bool), np.empty(0)
+    span = Window(pc.min(times).as_py(), pc.max(times).as_py() + timedelta(seconds=1))
+    places, parts = [], []
+    numbered = rows.append_column(_PLACE, pa.array(np.arange(len(rows))))
+    for window in lake.predicted_windows(config, span):
+        log = finite_answers(with_role(lake.read_predictions(config, window), "champion"))
+        log = log.filter(pc.equal(log["model_version"], version))
+        own = inside(numbered, config.columns.time, window)
+        found = first_match(own[config.columns.key], log["id"])
+        answered = pc.is_valid(found)
+        places.append(own[_PLACE].filter(answered).to_numpy())
+        parts.append(predictions_of(log["prediction"].take(found.filter(answered))))
+    mask = np.zeros(len(rows), bool)
+    if not places or not sum(map(len, places)):
+        return mask, np.empty(0)
+    place = np.concatenate(places)
+    mask[place] = True
+    return mask, np.concatenate([part for part in parts if len(part)])[np.argsort(place, kind="stable")]
+
+
+_PLACE = "__place"
 
 
 def with_role(log: pa.Table, *roles: Role) -> pa.Table:
