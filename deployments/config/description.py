@@ -54,7 +54,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
     policy = config.retraining
     if config.predictions:
-        yield from _own_service(config.predictions)
+        yield from _own_service(config, config.predictions)
     if config.predictions and policy.advise_only:
         yield f"trains nothing (retraining.advise_only): tells people that retraining pays when {policy.when.describe()}."
         return
@@ -92,7 +92,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
 
 
-def _own_service(own: PredictionSource) -> Iterator[str]:
+def _own_service(config: ModelConfig, own: PredictionSource) -> Iterator[str]:
     """Describe what is done with the predictions of the user's own service, and what cannot be done without its model."""
     source = own.source
     yield (
@@ -109,16 +109,25 @@ def _own_service(own: PredictionSource) -> Iterator[str]:
         if own.version
         else "cannot notice a new version of your service: predictions.version names no column of the log."
     )
-    yield (
-        f"compares versions whose {own.role} is shadow or challenger with the champion, on rows that both predicted; a split "
-        "of the traffic without such rows is not compared."
-        if own.role
-        else "compares no versions: predictions.role names no column of the log that tells a shadow from the champion."
-    )
+    yield _side_by_side(config, own)
     yield "explains no prediction by its features: there are no SHAP values without the model's file."
     yield "tries no version out and rolls none back (no smoke test, no rollout, no probation): your own service does that."
     yield "measures drift with equal weight for all features: their importance is not known."
     yield "offers no replay, which would have to predict again; `perennial run backfill` judges past windows."
+
+
+def _side_by_side(config: ModelConfig, own: PredictionSource) -> str:
+    """Describe whether a version that predicts beside the champion is compared with it."""
+    if own.role is None:
+        return (
+            "compares no versions: predictions.role names no column of the log that tells a shadow from the champion."
+        )
+    if config.rollout.feedback:
+        return "compares no shadow with the champion: answers may change the labels; rollout.feedback: false says that they do not."
+    return (
+        f"compares a shadow or challenger in {own.role} with the champion on rows that both predicted; a split of the traffic "
+        "is not compared, as a log does not show that units were assigned at random."
+    )
 
 
 def _rollout(config: ModelConfig) -> str:

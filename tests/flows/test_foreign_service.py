@@ -1,5 +1,6 @@
 """Somebody else's service: its predictions are in one table, its late labels in another, and nothing is trained here."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -121,7 +122,7 @@ def test_a_shadow_in_the_log_gets_a_verdict(service, tmp_path):
     service.log = pd.concat([service.log.assign(role="champion"), shadow], ignore_index=True)
     service.save()
     block = example("predictions").replace("  version:", "  role: role\n  version:")
-    model = write_foreign_model(tmp_path, service, block)
+    model = write_foreign_model(tmp_path, service, block, **{"{mode: none}": "{mode: none, feedback: false}"})
     serve(model, "2024-01-23", "2024-01-25", "2024-01-27")
     looks = [from_json(SideBySide, entry.body) for entry in ledger.entries("small", kind="versions.compared")]
     assert [(look.champion, look.challenger) for look in looks] == [("1", "2")] * 3
@@ -131,8 +132,8 @@ def test_a_shadow_in_the_log_gets_a_verdict(service, tmp_path):
 
 
 def test_a_challenger_that_is_trained_here_is_compared_with_the_log(service, tmp_path):
-    """The service has the coefficient 1 instead of 2."""
-    service.log = service.predict(service.rows, factor=1.0)
+    """The service has the coefficient 0.5 instead of 2."""
+    service.log = service.predict(service.rows, factor=0.5)
     service.save()
     training = (
         "training: {min_rows: 300, parameters: {n_estimators: 30, max_depth: 3, learning_rate: 0.3}}\nvalidation:"
@@ -143,7 +144,7 @@ def test_a_challenger_that_is_trained_here_is_compared_with_the_log(service, tmp
     validation = retrain(model, until=utc("2024-01-27"))
     assert validation.verdict == "pass"
     overall = validation.differences[0]
-    assert overall.champion > 0.7 > 0.4 > overall.challenger
+    assert overall.champion > 1.0 > 0.5 > overall.challenger
     with pytest.raises(PromotionRefused, match="your own service answers"):
         promote(model, until=utc("2024-01-27"))
 
@@ -164,6 +165,25 @@ def test_what_a_log_cannot_offer_is_said(service, tmp_path, capsys):
         assert sentence in shown
     with pytest.raises(ReplayRefused, match="cannot be made again"):
         replay(model)
+
+
+def test_probabilities_of_a_classifier(service, tmp_path):
+    """Calibrated probabilities that y is positive; the labels are words, and the estimate learns from the history's log."""
+    positive = service.rows["y"] > 0
+    service.write("outcomes", service.outcomes().assign(outcome=np.where(positive, "yes", "no")))
+    service.log["answer"] = [str(round(share, 4)) for share in 1 / (1 + np.exp(-10 * service.log["answer"]))]
+    replaced = {
+        "task: regression": "task: binary",
+        "metric: mae}": "metric: log_loss}",
+        "metric: mae,": "metric: log_loss,",
+    }
+    service.save()
+    model = write_foreign_model(tmp_path, service, **replaced)
+    (judgement,) = serve(model, "2024-01-23")
+    assert registry.classes("small", "1") == ("no", "yes")
+    assert judgement.evidence.quality.verdict == "pass"
+    assert judgement.evidence.performance.metric("log_loss").value < 0.4
+    assert judgement.estimate.value < 0.4
 
 
 def test_nothing_is_promoted_or_rolled_back(service, tmp_path):
