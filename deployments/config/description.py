@@ -123,7 +123,7 @@ def _side_by_side(config: ModelConfig, own: PredictionSource) -> str:
             "compares no versions: predictions.role names no column of the log that tells a shadow from the champion."
         )
     if config.rollout.feedback:
-        return "compares no shadow with the champion: answers may change the labels; rollout.feedback: false says that they do not."
+        return "compares no shadow: answers may change the labels (rollout.feedback: true), which a log cannot make up for."
     return (
         f"compares a shadow or challenger in {own.role} with the champion on rows that both predicted; a split of the traffic "
         "is not compared, as a log does not show that units were assigned at random."
