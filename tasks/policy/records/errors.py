@@ -78,6 +78,10 @@ class TrainingRefused(PerennialError):
     """These rows must not be used for training; a retry with the same rows cannot succeed."""
 
 
+class ObservationRefused(PerennialError):
+    """The history of somebody else's model cannot be a reference for its later windows."""
+
+
 # registry
 
 
@@ -95,6 +99,10 @@ class VersionGone(RegistryError):
 
 class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
+
+
+class NoModelFile(ModelFileError):
+    """A version of somebody else's service, whose predictions are only read: it can be neither loaded nor promoted."""
 
 
 # rollout
