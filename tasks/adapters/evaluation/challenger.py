@@ -135,19 +135,10 @@ def try_predict_rows(version: ModelVersion, rows: pa.Table, estimator: str | Non
 def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | None:
     """Reload a version and predict synthetic rows of its own schema; return why it cannot serve, None if it can."""
     try:
-        encoding = version_files.load_scorer(version, estimator, fresh=True).encoding
+        rows = version_files.load_scorer(version, estimator, fresh=True).synthetic_rows(SMOKE_ROWS)
     except ModelFileError as error:
         return f"version {version.version} does not serve: {error}"
-    columns = {}
-    for name, kind in encoding.features:
-        if kind == "categorical":
-            values = [*encoding.categories[name], None]
-            columns[name] = pa.array([values[row % len(values)] for row in range(SMOKE_ROWS)], pa.string())
-        elif kind == "boolean":
-            columns[name] = pa.array([row % 2 == 0 for row in range(SMOKE_ROWS)])
-        else:
-            columns[name] = pa.array([None, *np.linspace(-100.0, 100.0, SMOKE_ROWS - 1)], pa.float64())
-    found = try_predict(version, pa.table(columns), estimator)
+    found = try_predict(version, rows, estimator)
     return found if isinstance(found, str) else None
 
 

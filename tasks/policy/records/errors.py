@@ -97,6 +97,10 @@ class VersionGone(RegistryError):
     """The registry does not have this version, or has a different one under this number."""
 
 
+class ForeignModelError(PerennialError):
+    """A model that was trained elsewhere cannot be taken in or does not answer; the message names what does not fit."""
+
+
 class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
 
@@ -122,6 +126,10 @@ class MoveFailed(PerennialError):
 
 class TrafficError(PerennialError):
     """The traffic split cannot be read or was not taken over by what serves. The champion keeps all traffic."""
+
+
+class AdoptionRefused(PerennialError):
+    """A model from elsewhere does not become the champion. Nothing was moved."""
 
 
 class RolloutRefused(PerennialError):
