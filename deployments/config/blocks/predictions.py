@@ -66,6 +66,14 @@ class PredictionSource(Settings):
             return tuple(self.probabilities.values())
         return (self.prediction or str(self.probabilities),)
 
+    @staticmethod
+    def why_not_promote(number: str) -> str:
+        """Return why no version is promoted here."""
+        return (
+            f"version {number} is not promoted: your own service answers (predictions), expected to be told by its log; let it "
+            "serve this version, and the log's next window shows that"
+        )
+
     def why_not(self, task: str, columns: Columns) -> str | None:
         """Return why the block does not fit the model; None if it does."""
         named = self.named_classes()
