@@ -266,7 +266,7 @@ def _said(answers: "pd.Series[Any]") -> NDArray[np.int64]:
     """Return a code (n,) that is equal for equal answers, missing ones included."""
     if answers.empty:
         return np.empty(0, np.int64)
-    values = np.nan_to_num(np.round(np.stack(answers.to_numpy()).astype(float), DECIMALS), nan=NOTHING)
+    values = np.nan_to_num(np.round(np.stack(list(answers)).astype(float), DECIMALS), nan=NOTHING)
     codes: NDArray[np.int64] = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
     return codes
 
