@@ -77,6 +77,8 @@ class PredictionSource(Settings):
     def why_not(self, task: str, columns: Columns) -> str | None:
         """Return why the block does not fit the model; None if it does."""
         named = self.named_classes()
+        if self.source.settle_hours:
+            return "predictions.source.settle_hours is set, expected source.settle_hours: rows and log are read at once"
         if task == "regression" and self.probabilities is not None:
             return "predictions.probabilities does not fit task regression, expected predictions.prediction"
         if task == "multiclass" and self.probabilities is None:
