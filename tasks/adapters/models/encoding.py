@@ -56,7 +56,7 @@ class Encoding:
         table = as_table(rows, self.names)
         matrix = np.empty((table.num_rows, len(self.features)), np.float32)
         for position, (name, kind) in enumerate(self.features):
-            column = _typed(table, name, kind)
+            column = typed(table, name, kind)
             if kind == "categorical":
                 matrix[:, position] = _codes(column, self.categories[name])
             else:
@@ -76,7 +76,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):
         table = as_table(rows, self.features.names)
         self.encoding_ = Encoding(
             kinds(self.features),
-            {name: _seen(_typed(table, name, "categorical")) for name in self.features.categorical},
+            {name: _seen(typed(table, name, "categorical")) for name in self.features.categorical},
         )
         return self
 
@@ -155,7 +155,8 @@ def _is_mixed(column: "pd.Series[Any]") -> bool:
     return len({type(value) for value in column if value is not None}) > 1
 
 
-def _typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
+def typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
+    """Return a column, decoded if it is a dictionary. Raises FeatureError for a type that does not fit the kind."""
     column = table.column(name)
     found = column.type
     if pa.types.is_dictionary(found):

@@ -73,6 +73,19 @@ class Scorer:
     def estimator(self) -> Any:
         return self.pipeline[-1]
 
+    def synthetic_rows(self, count: int) -> pa.Table:
+        """Return rows of its schema, with a null in each column and every category, for a smoke test."""
+        columns: dict[str, pa.Array] = {}
+        for name, kind in self.encoding.features:
+            if kind == "categorical":
+                values = [*self.encoding.categories[name], None]
+                columns[name] = pa.array([values[row % len(values)] for row in range(count)], pa.string())
+            elif kind == "boolean":
+                columns[name] = pa.array([row % 2 == 0 for row in range(count)])
+            else:
+                columns[name] = pa.array([None, *np.linspace(-100.0, 100.0, count - 1)], pa.float64())
+        return pa.table(columns)
+
 
 def save(scorer: Scorer, folder: Path) -> None:
     """Write the scorer's files into an empty folder."""
@@ -98,9 +111,9 @@ def sha256(files: dict[str, bytes]) -> str:
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """Read every file of a model's folder, by name. Raises ModelFileError if it holds no model."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    """Read every file of a model's folder, by its path in it. Raises ModelFileError if it holds no model."""
+    paths = sorted(folder.rglob("*")) if folder.is_dir() else []
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
     if DESCRIPTION not in files:
         raise ModelFileError(
             f"{folder}: holds {', '.join(files) or 'no file'}, expected {DESCRIPTION} and model.ubj, or a file of another kind; "
@@ -119,13 +132,18 @@ def load(
 
     skops builds a type only if it is among `trusted_types` and belongs to one of `packages`.
     """
+    check_unchanged(files, expected_sha256)
+    return _parse(files, trusted_types, packages)
+
+
+def check_unchanged(files: dict[str, bytes], expected_sha256: str) -> None:
+    """Raise ModelFileError if the hash of the files is not the one registered."""
     found = sha256(files)
     if found != expected_sha256:
         raise ModelFileError(
             f"model files have sha256 {found[:12]}…, expected {expected_sha256[:12]}… as recorded when they were "
             "registered; they were changed or cut short since; do not serve them, roll back or train again"
         )
-    return _parse(files, trusted_types, packages)
 
 
 def trusted_packages(estimator: str | None) -> tuple[str, ...]:

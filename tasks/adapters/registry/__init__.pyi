@@ -1,6 +1,7 @@
 from . import (
     database as database,
     lineage as lineage,
+    observed as observed,
     registration as registration,
     relocation as relocation,
     version_files as version_files,
@@ -9,6 +10,7 @@ from . import (
 from .versions import (
     CHALLENGER as CHALLENGER,
     CHAMPION as CHAMPION,
+    FOREIGN as FOREIGN,
     LOST as LOST,
     PREVIOUS as PREVIOUS,
     REMARKS as REMARKS,

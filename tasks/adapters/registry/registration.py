@@ -16,6 +16,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.foreign import scorer as foreign_files
+from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.gates.expectation_suite import learned_suite
 from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
@@ -69,7 +71,7 @@ def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> Mo
         folder = Path(place)
         manifest = _write_files(folder, config, trained, decision_id)
         tags = _tags(config, trained, manifest)
-        experiment = _ensure_model(client, config)
+        experiment = ensure_model(client, config)
         lease.check(config.name)
         run_id = client.create_run(experiment, run_name=f"{config.name} {training.window.name}").info.run_id
         finished = False
@@ -99,7 +101,10 @@ def _write_files(
     files.mkdir()
     notes.mkdir()
     fitted, profile = trained.fitted, trained.profile
-    model_files.save(fitted.scorer, files)
+    if isinstance(fitted.scorer, ForeignScorer):
+        foreign_files.save(fitted.scorer, files)
+    else:
+        model_files.save(fitted.scorer, files)
     sha256 = model_files.sha256(model_files.read(files))
     manifest = lineage.manifest(config, fitted, trained.training, decision_id, sha256)
     lineage.save_for_mlflow(config, fitted.scorer, files, folder / "model")
@@ -116,7 +121,7 @@ def _write_files(
     return manifest
 
 
-def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
+def ensure_model(client: MlflowClient, config: ModelConfig) -> str:
     """Create the registered model and its experiment, named after the model, if absent; return the experiment's id."""
     try:
         client.create_registered_model(config.name, tags={"owner": config.owner}, description=plain(config.purpose))
@@ -175,8 +180,9 @@ def _log_run(
 def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.TrainingManifest) -> dict[str, str]:
     """Return the metadata that is read without opening the version's files."""
     fitted = trained.fitted
+    is_foreign = isinstance(fitted.scorer, ForeignScorer)
     vouched = model_files.trusted_packages(config.training.estimator)
-    trusted = model_files.needed_types(fitted.scorer.estimator, vouched)
+    trusted = () if is_foreign else model_files.needed_types(fitted.scorer.estimator, vouched)
     return {
         "decision_id": manifest.decision_id,
         "sha256": manifest.sha256,
@@ -193,7 +199,13 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
         "status": "registered",
         **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
         **({USAGE: to_json(trained.usage)} if trained.usage else {}),
+        **(_origin(fitted) if isinstance(fitted.scorer, ForeignScorer) else {}),
     }
+
+
+def _origin(fitted: Fitted) -> dict[str, str]:
+    """Return where a model from elsewhere comes from, and the format of its files."""
+    return {**fitted.parameters, registry.FOREIGN: fitted.parameters["format"]}
 
 
 def _resolve_race(client: MlflowClient, mine: ModelVersion) -> ModelVersion:

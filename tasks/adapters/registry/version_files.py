@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
-from tasks.adapters import models, profiling
+from tasks.adapters import foreign, models, profiling
 from tasks.adapters.registry import relocation, versions as registry
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import from_json
 from tasks.policy.records.binned_rows import CodedRows
-from tasks.policy.records.errors import ModelFileError
+from tasks.policy.records.errors import ModelFileError, NoModelFile
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 
@@ -39,8 +39,13 @@ def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool
 
     The hash and the trusted types are the ledger's, as `registry.version` returns them. `estimator` is the import path
     in the model's file; types of its package are allowed. Boosters need none. Raises ModelFileError on missing or
-    altered files and on types of other packages.
+    altered files and on types of other packages, NoModelFile for a version of somebody else's service.
     """
+    if version.observed_as is not None:
+        raise NoModelFile(
+            f"{version.model} version {version.version} is {version.observed_as!r} of your own service, whose predictions are "
+            "only read; expected a version with a model file: train one (perennial run retrain), or change it in your service"
+        )
     load = _scorer.__wrapped__ if fresh else _scorer
     trusted_types = tuple(json.loads(dict(version.tags).get("trusted_types", "[]")))
     scorer: Scorer = load(
@@ -65,8 +70,11 @@ def _scorer(stored: _ModelFiles, estimator: str | None) -> "Scorer":
     source = registry.stored_version(stored.model, stored.version).source
     with tempfile.TemporaryDirectory() as folder:
         files = _download(f"{relocation.current_location(source)}/data/files", Path(folder), stored.uri)
+        content = models.files.read(files)
+        if foreign.scorer.is_foreign(content):
+            return foreign.scorer.load(content, stored.sha256)
         packages = models.files.trusted_packages(estimator)
-        return models.files.load(models.files.read(files), stored.sha256, stored.trusted_types, packages)
+        return models.files.load(content, stored.sha256, stored.trusted_types, packages)
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:

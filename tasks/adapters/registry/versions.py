@@ -31,6 +31,7 @@ from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout.versions import (
     CHALLENGER as CHALLENGER,
     CHAMPION as CHAMPION,
+    FOREIGN as FOREIGN,
     PREVIOUS as PREVIOUS,
     Registry,
     as_recorded,

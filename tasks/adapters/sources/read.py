@@ -123,7 +123,8 @@ def time_form(config: ModelConfig) -> TimeForm:
 
 def check_function(config: ModelConfig) -> None:
     """Raise SourceError if the source is a function that cannot be imported."""
-    for source in (config.source, *([config.labels.source] if config.labels else [])):
+    elsewhere = [own.source for own in (config.labels, config.predictions) if own is not None]
+    for source in (config.source, *elsewhere):
         if source.kind == "python":
             _function(config.model_copy(update={"source": source}))
 

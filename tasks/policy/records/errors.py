@@ -78,6 +78,10 @@ class TrainingRefused(PerennialError):
     """These rows must not be used for training; a retry with the same rows cannot succeed."""
 
 
+class ObservationRefused(PerennialError):
+    """The history of somebody else's model cannot be a reference for its later windows."""
+
+
 # registry
 
 
@@ -93,8 +97,16 @@ class VersionGone(RegistryError):
     """The registry does not have this version, or has a different one under this number."""
 
 
+class ForeignModelError(PerennialError):
+    """A model that was trained elsewhere cannot be taken in or does not answer; the message names what does not fit."""
+
+
 class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
+
+
+class NoModelFile(ModelFileError):
+    """A version of somebody else's service, whose predictions are only read: it can be neither loaded nor promoted."""
 
 
 # rollout
@@ -114,6 +126,10 @@ class MoveFailed(PerennialError):
 
 class TrafficError(PerennialError):
     """The traffic split cannot be read or was not taken over by what serves. The champion keeps all traffic."""
+
+
+class AdoptionRefused(PerennialError):
+    """A model from elsewhere does not become the champion. Nothing was moved."""
 
 
 class RolloutRefused(PerennialError):
