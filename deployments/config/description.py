@@ -1,7 +1,8 @@
 """Describe in plain sentences what Perennial does with a model's file, for its author to check."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from deployments.config.blocks.alerts import SEVERITIES
 from deployments.config.model import ModelConfig
 
 
@@ -80,6 +81,17 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"days with labels (margin {config.validation.margin_in_words}{_groups(config)})."
     )
     yield _rollout(config)
+    sent = [(severity, getattr(config.alerts, severity)) for severity in SEVERITIES]
+    parts = [f"{severity} alerts to {_series(blocks) or 'no one'}" for severity, blocks in sent if blocks is not None]
+    if parts:
+        yield f"sends {_series(parts)}."
+
+
+def _series(parts: Sequence[str]) -> str:
+    """Join with commas, and the last with `and`."""
+    *first, last = parts or ("",)
+    comma = "," if len(first) > 1 else ""
+    return f"{', '.join(first)}{comma} and {last}" if first else last
 
 
 def _rollout(config: ModelConfig) -> str:
