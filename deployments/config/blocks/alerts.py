@@ -26,9 +26,9 @@ class Alerts(Settings):
 
     critical: BlockNames | None = Field(None, examples=[["pager-duty-webhook/on-call"]])
     """A degraded champion, a failed run, or a model that is not monitored."""
-    warning: BlockNames | None = None
+    warning: BlockNames | None = Field(None, examples=[["slack-webhook/ml-team"]])
     """Quarantined rows or labels, a refused budget or access, and what waits for a person: an approval or a held rollout."""
-    info: BlockNames | None = None
+    info: BlockNames | None = Field(None, examples=[[]])
     """The end of a rollout, and a rejected challenger."""
 
 
