@@ -176,9 +176,10 @@ def _by_window(
 
 
 def _report(config: ModelConfig, window: Window, y_true: Floats, y_pred: Floats) -> PerformanceReport:
-    """Report the metrics of these labelled rows of a window, with their intervals, once all its labels are known."""
+    """Report the metrics that the condition reads on a window with all its labels, with their intervals."""
     classes = y_pred.shape[1] if y_pred.ndim == 2 else 2
-    measured = [each for each in config.measured_metrics if not metrics.undefined(each, y_true, classes)]
+    names = dict.fromkeys((config.performance.metric, *config.retraining.metrics()))
+    measured = [each for each in map(config.metric, names) if not metrics.undefined(each, y_true, classes)]
     intervals, values = metric_intervals(measured, y_true, y_pred), []
     for metric in measured:
         value, (low, high) = metrics.compute(metric, y_true, y_pred), intervals[metric.name]
