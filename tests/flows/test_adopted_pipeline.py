@@ -136,7 +136,7 @@ def test_adopted_pipeline_lives_through_the_whole_loop(model, name):
     entries = {entry.kind: entry for entry in ledger.entries("churn")}
     assert entries["champion.promoted"].actor == "ada@example.com"
     assert "which rows it was trained on is not known here" in first.reasons[-1]
-    assert score(model, until=at(22)).version == "1"
+    assert score(model, until=at(22)).model_version == "1"
     assert not monitor(model, until=at(23)).decision.retrain
     asked = None
     for day in (24, 26, 28, 30):
@@ -149,10 +149,10 @@ def test_adopted_pipeline_lives_through_the_whole_loop(model, name):
     validation = retrain(model, until=asked.as_of, decision_id=asked.decision.decision_id)
     assert validation.champion == "1" and validation.verdict == "pass", validation.reasons
     assert promote(model, until=asked.as_of, decision_id=asked.decision.decision_id).champion == "2"
-    assert score(model, until=at(32)).version == "2"
+    assert score(model, until=at(32)).model_version == "2"
     back = rollback(model, reason="the new one is slow", until=at(32), requested_by="ada@example.com")
     assert back.champion == "1"
-    assert score(model, until=at(34)).version == "1"
+    assert score(model, until=at(34)).model_version == "1"
     assert config.training.trust == (name == "model.joblib")
 
 
