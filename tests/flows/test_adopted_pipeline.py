@@ -216,6 +216,33 @@ def test_high_risk_needs_an_approver(model):
     )
 
 
+def test_check_says_what_an_adopted_champion_cannot_offer(model, capsys):
+    assert main(["check", model]) == 0
+    assert "was adopted" not in capsys.readouterr().out
+    adopted(trusting(model), "model.joblib")
+    assert main(["check", model]) == 0
+    printed = capsys.readouterr().out
+    assert "champion 1 was adopted (joblib): no SHAP values" in printed
+    assert "loads joblib, pickle and MLflow models from elsewhere, which can run any code (training.trust)" in printed
+
+
+def test_yaml_of_the_page_is_valid(model):
+    """The two blocks of the page, put into the file of this test."""
+    path = Path(model)
+    trust, moves = example("adopt"), example("adopt", number=1)
+    assert trust == "training: {trust: true}\n"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("training: {", "training: {trust: true, ") + moves, encoding="utf-8"
+    )
+    config = load_model_config(model)
+    assert config.training.trust and config.registry.outside_moves == "record"
+
+
+def test_new_settings_at_their_defaults_leave_ids_unchanged(model):
+    dumped = load_model_config(model).model_dump_json()
+    assert "trust" not in dumped and "outside_moves" not in dumped
+
+
 def test_example_runs_as_printed(model, monkeypatch, capsys):
     """The console example of "Your champion" adopts the model of this test, as does its YAML with a joblib file."""
     monkeypatch.chdir(Path(model).parent)
