@@ -16,6 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from deployments.config.model import DEPLOYMENTS
 from deployments.local.instance_lock import hold_workspace
 from deployments.local.reports import report_pages
 from deployments.local.services import Service, Stream
@@ -330,10 +331,12 @@ def test_fleet_page_shows_the_current_state(pages):
 def test_broken_file_is_shown_on_the_fleet_page(pages, tmp_path, monkeypatch):
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
+    (tmp_path / "air_time.yaml").write_text((DEPLOYMENTS / "air_time.yaml").read_text(encoding="utf-8"))
     ledger.append("air_time", Fact("note", "begun", utc("2024-01-01")))
     answer = pages.get("/reports/fleet.html", timeout=60)
     assert answer.status_code == 200
     assert "odd.yaml: is not YAML" in answer.text and 'data-model="air_time"' in answer.text
+    assert "flight_delay" not in answer.text  # the folder replaces the demo's models
 
 
 def test_damaged_ledger_is_shown_on_the_fleet_page(pages, workspace):
