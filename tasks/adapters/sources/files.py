@@ -40,6 +40,11 @@ from tasks.policy.records.errors import SourceError, SourceUnreachable
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 DOWNLOAD_TIMEOUT_S = 600.0
+CSV_FORMS = {
+    "double": "1234.5, without units or thousands separators (a decimal comma needs source.options: {decimal_point: ','})",
+    "bool": "true or false, yes or no, t or f, or 1 and 0",
+}
+"""How values of a type are written in a CSV file, by Arrow's name of the type."""
 CONVERSION = re.compile(r"In CSV column #(?P<place>\d+): .*CSV conversion error to (?P<kind>\w+)", re.DOTALL)
 
 
@@ -97,8 +102,8 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
     if unfit and unfit["kind"] != "string":  # a failed conversion to text means another encoding
         return SourceError(
             f"{where}: column {int(unfit['place']) + 1} of the file holds values that are not {unfit['kind']}, which "
-            "columns.features expects; list it under another kind, name the text that means a missing value "
-            "(source.options: {null_values: '-'}) or fix the source"
+            f"columns.features expects, written as {CSV_FORMS.get(unfit['kind'], 'numbers')}; list it under another kind, "
+            "name the text that means a missing value (source.options: {null_values: '-'}) or fix the source"
         )
     written = " in UTF-8 or the encoding that source.options.encoding names" if kind == "csv" else ""
     return SourceError(
