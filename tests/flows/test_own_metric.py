@@ -182,7 +182,7 @@ def test_a_trigger_that_raises_is_named(model, capsys):
         ("lender:profit", "lendr:profit", "metrics.profit.function is lendr:profit, which cannot be imported"),
         ("lender:LosingMoney", "lender:Losing", "trigger is lender:Losing, which cannot be imported"),
         ("lender:LosingMoney", "lender:profit", "expected a subclass of tasks.policy.triggers.base.Trigger"),
-        ("at_least_usd: 3", "at_least: 3", "trigger lender:LosingMoney: at_least_usd: Field required; at_least"),
+        ("at_least_usd: 0", "at_least: 0", "trigger lender:LosingMoney: at_least_usd: Field required; at_least"),
         ("columns: [amount]}", "columns: [amont]}", "metrics.profit.columns has 'amont', expected columns that are stored"),
         ("{function: recall_at_precision, parameters: {precision: 0.6}}", "{function: wape}", "expected task: regression"),
         ("parameters: {precision: 0.6}", "parameters: {precison: 0.6}", "has 'precison', but recall_at_precision takes precision"),
