@@ -68,7 +68,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
             f"its data {'stays on premises' if _stays(config) else 'may go anywhere'}."
         )
     window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
-    yield f"trains {config.training.estimator or 'XGBoost'} on {window}, with seed {config.training.seed}."
+    yield f"trains {config.training.trainer or 'XGBoost'} on {window}, with seed {config.training.seed}."
     evidence = f"{config.validation.confidence:.0%} intervals on at least {config.validation.min_rows} rows"
     yield (
         f"its risk, {config.risk}, requires {evidence} and "

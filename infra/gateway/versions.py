@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from deployments.config.model import ModelConfig
-from infra.gateway.requests import Row, RowEncoder
+from infra.gateway.requests import Row, RowEncoder, jsonable, raw_table
 from infra.gateway.trees import Prediction, TreeEvaluator
 from tasks.adapters import registry
+from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.traffic.split_store import read_split
 from tasks.policy.records.errors import FeatureError, PerennialError, RequestRefused
@@ -26,6 +27,7 @@ from tasks.policy.rollout.traffic import TrafficSplit
 logger = logging.getLogger(__name__)
 FEW_ROWS = 8
 """Up to this many rows, one after the other through the evaluator is faster than one call of the booster."""
+SMOKE_ROWS = 2
 RELOAD_AFTER_S = 30.0
 BARRED = ("quarantined", "rejected")
 FAILURES = (
@@ -49,7 +51,8 @@ class ServedVersion:
         """Prepare a scorer, and predict once with it. Raises one of FAILURES if it cannot."""
         encoding = scorer.encoding
         evaluator = None
-        if hasattr(scorer.estimator, "get_booster"):
+        is_raw = isinstance(encoding, RawEncoding)
+        if hasattr(scorer.estimator, "get_booster") and not is_raw:
             try:
                 sizes = [len(encoding.categories.get(name, ())) for name in encoding.names]
                 evaluator = TreeEvaluator(scorer.estimator.get_booster(), sizes)
@@ -59,8 +62,9 @@ class ServedVersion:
             logger.warning("version %s: predicts with XGBoost itself: the fast path is not equal", number)
             evaluator = None
         version = cls(number, scorer, RowEncoder(encoding), evaluator)
-        nulls = dict.fromkeys(encoding.names)
-        for rows in ([nulls], [nulls] * (FEW_ROWS + 1)):
+        row = scorer.synthetic_rows(SMOKE_ROWS).slice(SMOKE_ROWS - 1) if is_raw else None
+        given = jsonable(row.to_pylist()[0]) if row is not None else dict.fromkeys(encoding.names)
+        for rows in ([given], [given] * (FEW_ROWS + 1)):
             version.predict(rows)
         return version
 
@@ -69,6 +73,8 @@ class ServedVersion:
 
         Raises RequestRefused for a row that the model cannot read, and whatever the estimator raises.
         """
+        if isinstance(self.scorer.encoding, RawEncoding):
+            return self._predict_raw(self.scorer.encoding, rows)
         encoded = []
         for place, row in enumerate(rows):
             try:
@@ -78,6 +84,14 @@ class ServedVersion:
         if self.evaluator and len(encoded) <= FEW_ROWS:
             return [self.evaluator.predict(values) for values in encoded]
         predictions: list[Prediction] = self.scorer.predict_encoded(np.array(encoded, np.float32)).tolist()
+        return predictions
+
+    def _predict_raw(self, encoding: RawEncoding, rows: Sequence[Row]) -> list[Prediction]:
+        try:
+            table = raw_table(encoding, rows)
+            predictions: list[Prediction] = self.scorer.predict(table).tolist()
+        except FeatureError as error:
+            raise RequestRefused(str(error)) from None
         return predictions
 
 
@@ -147,7 +161,7 @@ class Follower:
                 if each is not None and each.number == number:
                     return each
         version = registry.version(self.config.name, number)
-        scorer = registry.version_files.load_scorer(version, self.config.training.estimator)
+        scorer = registry.version_files.load_scorer(version, self.config.training.imported)
         return ServedVersion.of(number, scorer)
 
     def _set_fault(self, fault: str) -> None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, lake, ledger, models, storage
+from tasks.adapters import evaluation, lake, ledger, models, own_training, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.atomic_files import atomic_file
 from tasks.policy.monitoring.performance import decide_maturity
@@ -132,7 +132,7 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, f
     if models.eligibility.why_not_train(config, training):
         return empty, len(training), 0.0
     began = time.process_time()
-    candidate = models.estimators.fit(config, training).scorer
+    candidate = own_training.trainer.fit(config, training).scorer
     seconds = time.process_time() - began
     later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay, excluding=plan.excluding)
     return _by_window(config, plan, candidate, later), len(training), seconds

@@ -12,17 +12,21 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, models, profiling, registry
+from tasks.adapters import lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import TrainingRefused
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.registry.registration import TrainedModel
+
+TAKE_IN_S = 1800.0
+"""Seconds to freeze the reference, take in a model that was trained elsewhere, and register the version."""
 
 
 def _describe_missed_windows(config: ModelConfig, span: Window) -> str:
@@ -75,11 +79,13 @@ def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> Refer
     return replace(profile, labels=replace(profile.labels, labelled_share=training.labelled_rows / training.rows))
 
 
+def longest_training_s(config: ModelConfig) -> float:
+    """Return the stage's time limit: that of training, and time to take the model in and register it."""
+    return config.training.timeout_hours * 3600 + TAKE_IN_S
+
+
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
-@stage(
-    retries=1,
-    timeout_seconds=6 * 3600,
-)
+@stage(retries=1)
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
     """Train and register this decision's version and give it the alias challenger; return an existing one unchanged.
 
@@ -87,13 +93,13 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
     """
     version = registry.find(config.name, decision_id)
     if version is None:
-        version = registry.registration.register(config, _train(config, training), decision_id)
+        version = registry.registration.register(config, _train(config, training, decision_id), decision_id)
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
 
 
-def _train(config: ModelConfig, training: Snapshot) -> "TrainedModel":
+def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
     began = perf_counter(), process_time()
     rows = lake.read_labelled(training)
@@ -102,14 +108,22 @@ def _train(config: ModelConfig, training: Snapshot) -> "TrainedModel":
     if profile.leaking:
         raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
     profile = _with_labelled_share(profile, training)
-    fitted = models.estimators.fit(config, rows)
+    elsewhere = None
+    if config.training.is_foreign and orchestration.runs.run_mode() != RunMode.REPLAY:
+        job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
+        elsewhere = own_training.trainer.train_elsewhere(config, job)
+    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows)
     profile = profiling.baseline_drift.with_stable_effects(config, profile, rows)
     coded = profiling.binned_rows.draw_rows(config, profile, rows)
     profile = profiling.domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
     contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
     attribution = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
     peak_memory_mb = models.resources.peak_memory_mb()
-    used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
+    waited = began[0] + elsewhere.waited_s if elsewhere else began[0]
+    used = Usage(len(rows), perf_counter() - waited, process_time() - began[1], peak_memory_mb)
+    used = (
+        replace(used, wall_s=used.wall_s + elsewhere.wall_s, cpu_s=used.cpu_s + elsewhere.cpu_s) if elsewhere else used
+    )
     sample = profiling.reference_sample.draw_sample(config, profile, rows)
     reached = fitted.metrics.get(config.performance.metric)
     get_run_logger().info(
@@ -120,7 +134,8 @@ def _train(config: ModelConfig, training: Snapshot) -> "TrainedModel":
         config.performance.metric,
         "not measured" if reached is None else f"{reached:.4g}",
     )
-    return registry.registration.TrainedModel(fitted, training, profile, attribution, coded, sample, used)
+    origin = elsewhere.origin if elsewhere else None
+    return registry.registration.TrainedModel(fitted, training, profile, attribution, coded, sample, used, origin)
 
 
 def _check_rows(config: ModelConfig, training: Snapshot, rows: pa.Table) -> None:

@@ -63,7 +63,7 @@ def compare(
 
 def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> _Scored | tuple[str, ...]:
     """Return the rows with the predictions of all versions; else the faults, none if there are no rows."""
-    outcomes = [try_predict(version, rows, config.training.estimator) for version in versions]
+    outcomes = [try_predict(version, rows, config.training.imported) for version in versions]
     faults = tuple(found for found in outcomes if isinstance(found, str))
     answers = [found for found in outcomes if not isinstance(found, str)]
     if faults or not len(rows):
@@ -84,11 +84,11 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
 
 
 def try_predict(
-    version: ModelVersion, rows: pa.Table, estimator: str | None = None, fresh: bool = False
+    version: ModelVersion, rows: pa.Table, imported: tuple[str, ...] = (), fresh: bool = False
 ) -> tuple[Scorer, Floats] | str:
     """Return the version's scorer and predictions, or why it cannot serve; one row alone and in a batch must agree."""
     try:
-        scorer = version_files.load_scorer(version, estimator, fresh)
+        scorer = version_files.load_scorer(version, imported, fresh)
     except ModelFileError as error:
         return f"version {version.version} does not serve: {error}"
     try:
@@ -105,10 +105,10 @@ def try_predict(
     return f"version {version.version} does not serve: {fault}" if fault else (scorer, predicted)
 
 
-def try_predict_rows(version: ModelVersion, rows: pa.Table, estimator: str | None = None) -> Floats | str:
+def try_predict_rows(version: ModelVersion, rows: pa.Table, imported: tuple[str, ...] = ()) -> Floats | str:
     """Return the version's predictions, valid or not, or why it gave none; for rows that it answers in service."""
     try:
-        predicted = version_files.load_scorer(version, estimator).predict(rows)
+        predicted = version_files.load_scorer(version, imported).predict(rows)
     except (ModelFileError, FeatureError) as error:
         return f"version {version.version} does not serve: {error}"
     except REFUSALS as error:
@@ -116,22 +116,13 @@ def try_predict_rows(version: ModelVersion, rows: pa.Table, estimator: str | Non
     return predicted if len(predicted) == len(rows) else f"{len(predicted)} predictions for {len(rows)} rows"
 
 
-def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | None:
+def smoke_test(version: ModelVersion, imported: tuple[str, ...] = ()) -> str | None:
     """Reload a version and predict synthetic rows of its own schema; return why it cannot serve, None if it can."""
     try:
-        encoding = version_files.load_scorer(version, estimator, fresh=True).encoding
+        rows = version_files.load_scorer(version, imported, fresh=True).synthetic_rows(SMOKE_ROWS)
     except ModelFileError as error:
         return f"version {version.version} does not serve: {error}"
-    columns = {}
-    for name, kind in encoding.features:
-        if kind == "categorical":
-            values = [*encoding.categories[name], None]
-            columns[name] = pa.array([values[row % len(values)] for row in range(SMOKE_ROWS)], pa.string())
-        elif kind == "boolean":
-            columns[name] = pa.array([row % 2 == 0 for row in range(SMOKE_ROWS)])
-        else:
-            columns[name] = pa.array([None, *np.linspace(-100.0, 100.0, SMOKE_ROWS - 1)], pa.float64())
-    found = try_predict(version, pa.table(columns), estimator)
+    found = try_predict(version, rows, imported)
     return found if isinstance(found, str) else None
 
 

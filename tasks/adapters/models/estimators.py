@@ -23,8 +23,8 @@ from xgboost.core import XGBoostError
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import eligibility
-from tasks.adapters.models.early_stopping import TrainingData, choose_rounds, with_rounds
-from tasks.adapters.models.encoding import Encoding, FeatureEncoder, encode_labels, kinds
+from tasks.adapters.models.early_stopping import SplitEncoder, TrainingData, choose_rounds, with_rounds
+from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer, booster_estimator
 from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
@@ -52,17 +52,20 @@ class Fitted:
     remarks: tuple[str, ...] = ()
 
 
-def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
-    """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError."""
-    rows = _in_order(rows, config.columns.time, config.columns.key)
+def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) -> Fitted:
+    """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError.
+
+    `own` encodes the rows by features of the user's own.
+    """
+    rows = in_order(rows, config.columns.time, config.columns.key)
     given = rows.column(config.columns.label)
     classes = eligibility.classes_of(config, given)
     codes = encode_labels(given, classes)
     kind = estimator_class(config)
-    encoder = FeatureEncoder(config.columns.features).fit(rows)
+    encoder = own or FeatureEncoder(config.columns.features).fit(rows)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    data = TrainingData(encoder.transform(rows), target, labels, len(classes))
+    data = TrainingData(rows, None if own else encoder.transform(rows), target, labels, len(classes), own)
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
@@ -70,7 +73,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     # scikit-learn's OpenMP code ignores n_jobs; the limit is never reset, which would lift it for other threads' fits
     threadpool_limits(threads())
     stopped = choose_rounds(config, unfitted, data)
-    estimator = with_rounds(unfitted(), stopped.rounds).fit(data.matrix[stopped.first :], target[stopped.first :])
+    estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
     if isinstance(estimator, XGBModel):
         estimator = booster_estimator(_raw(estimator, encoder.encoding_), config.task)
     scorer = Scorer(Pipeline([("encoder", encoder), ("estimator", estimator)]), encoder.encoding_, config.task, classes)
@@ -87,7 +90,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     )
 
 
-def _in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
+def in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
     """Sort rows by time, then id. Rows already in order, as from the lake, are returned without a copy."""
     if rows.num_rows < 2:
         return rows
@@ -132,7 +135,9 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
             near = difflib.get_close_matches(name, accepted, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(accepted))}."
             raise EstimatorError(f"{config.name}: training.parameters.{name} is not known to {kind.__name__}; {hint}")
-    given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
+    is_raw = isinstance(encoding, RawEncoding)
+    if not is_raw:
+        given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
     ours = {"random_state": config.training.seed, "n_jobs": threads()}
     if issubclass(kind, XGBModel):
         groups = given.get("interaction_constraints")
@@ -140,7 +145,7 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
             given["interaction_constraints"] = json.dumps(groups)
         return kind(**ours | _xgboost_settings(config, encoding, classes) | given)
     estimator = kind(**{name: value for name, value in ours.items() if name in accepted} | given)
-    if get_tags(estimator).input_tags.allow_nan:
+    if is_raw or get_tags(estimator).input_tags.allow_nan:
         return estimator
     return make_pipeline(preparation(estimator, encoding), estimator)
 
@@ -176,7 +181,7 @@ def _xgboost_settings(config: ModelConfig, encoding: Encoding, classes: int) -> 
     settings: dict[str, Any] = {
         "tree_method": "hist",
         "enable_categorical": True,
-        "feature_types": encoding.feature_types,
+        "feature_types": None if isinstance(encoding, RawEncoding) else encoding.feature_types,
         "eval_metric": watched,
     }
     if metric == "pinball":
@@ -186,7 +191,8 @@ def _xgboost_settings(config: ModelConfig, encoding: Encoding, classes: int) -> 
 
 def _raw(estimator: XGBModel, encoding: Encoding) -> bytearray:
     booster = estimator.get_booster()
-    booster.feature_names = list(encoding.booster_names)
+    if not isinstance(encoding, RawEncoding):
+        booster.feature_names = list(encoding.booster_names)
     return booster.save_raw("ubj")
 
 
@@ -199,7 +205,12 @@ def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> d
 
 
 def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
-    """Return each feature's share of the total gain (XGBoost), of the estimator's importances or of its |weights|."""
+    """Return each feature's share of the total gain (XGBoost), of the estimator's importances or of its |weights|.
+
+    Empty for an estimator without any, and for features of the user's own, which make other columns of them.
+    """
+    if isinstance(encoding, RawEncoding):
+        return {}
     if isinstance(estimator, XGBModel):
         gains = estimator.get_booster().get_score(importance_type="total_gain")
         raw = np.array([float(gains.get(name, 0.0)) for name in encoding.booster_names])

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from xgboost import DMatrix, XGBModel
 
+from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.resources import threads
 
@@ -22,9 +23,11 @@ EXACT_TREES = 400
 def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats | None:
     """Return (n, features) contributions on the margin for evenly spaced rows.
 
-    Multiclass: the contributions to each row's predicted class. None for other estimators or missing columns.
+    Multiclass: the contributions to each row's predicted class. None for other estimators, own features or missing columns.
     """
     names = scorer.encoding.names
+    if isinstance(scorer.encoding, RawEncoding):
+        return None  # the booster sees what the user's transformer made of the features
     if not isinstance(scorer.estimator, XGBModel) or not len(rows) or not set(names) <= set(rows.column_names):
         return None
     drawn = rows.take(sample_indices(len(rows), limit))

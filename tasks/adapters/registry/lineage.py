@@ -19,18 +19,24 @@ from mlflow.entities import DatasetInput, InputTag
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import AnyType
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
-from tasks.policy.records.reports import Snapshot
+from tasks.policy.records.reports import FeatureKind, Snapshot
 
 BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
 LIBRARIES = ("xgboost", "scikit-learn", "numpy", "pandas", "pyarrow", "skops", "mlflow")
-COLUMN_TYPES = {"numeric": DataType.double, "categorical": DataType.string, "boolean": DataType.boolean}
+COLUMN_TYPES: dict[FeatureKind, DataType | AnyType] = {
+    "numeric": DataType.double,
+    "categorical": DataType.string,
+    "boolean": DataType.boolean,
+    "other": AnyType(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ def manifest(
         training_rows=fitted.rows,
         fitted_rows=fitted.fitted_rows,
         held_back_rows=fitted.held_back_rows,
-        estimator=config.training.estimator or f"xgboost:{type(fitted.scorer.estimator).__name__}",
+        estimator=config.training.trainer or f"xgboost:{type(fitted.scorer.estimator).__name__}",
         parameters=fitted.parameters,
         rounds=fitted.rounds,
         seed=config.training.seed,
