@@ -139,9 +139,8 @@ class ModelConfig(Settings):
         other, training = self.columns.features.other, self.training
         if other and not training.reads_other:
             raise ValueError(
-                f"columns.features.other has {other[0]!r}, which {training.estimator or 'XGBoost'} cannot read, expected "
-                "training.pipeline, which turns it into numbers, or training.function, command or flow; else list it under "
-                "columns.extra"
+                f"columns.features.other has {other[0]!r}, which {training.trainer or 'XGBoost'} cannot read, expected "
+                "training.pipeline, which turns it into numbers, or training.function; else list it under columns.extra"
             )
         if training.registered_model == self.name:
             raise ValueError(

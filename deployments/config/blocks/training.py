@@ -76,6 +76,10 @@ class Training(Settings):
     """Fewest labelled rows to train on; with fewer, training is refused."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
+    trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
+    """Load models from elsewhere that can run code: joblib, pickle, and MLflow models without a safe file.
+
+    They run in a process of their own, without credentials, with bounded memory and time (see "Your champion")."""
 
     @model_validator(mode="after")
     def _check_way(self) -> Self:
@@ -104,7 +108,7 @@ class Training(Settings):
     @property
     def reads_other(self) -> bool:
         """Whether what trains the model can read text, dates and lists."""
-        return bool(self.pipeline or self.function) or self.is_foreign
+        return bool(self.pipeline or self.function)
 
     @property
     def imported(self) -> tuple[str, ...]:

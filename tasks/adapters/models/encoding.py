@@ -67,7 +67,7 @@ class Encoding:
         table = as_table(rows, self.names)
         matrix = np.empty((table.num_rows, len(self.features)), np.float32)
         for position, (name, kind) in enumerate(self.features):
-            column = _typed(table, name, kind)
+            column = typed(table, name, kind)
             if kind == "categorical":
                 matrix[:, position] = _codes(column, self.categories[name])
             else:
@@ -87,7 +87,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):
         table = as_table(rows, self.features.tabular)
         self.encoding_ = Encoding(
             kinds(self.features),
-            {name: _seen(_typed(table, name, "categorical")) for name in self.features.categorical},
+            {name: _seen(typed(table, name, "categorical")) for name in self.features.categorical},
         )
         return self
 
@@ -121,9 +121,9 @@ class RawEncoding(Encoding):
 
     def _values(self, table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
         if kind == "categorical":
-            return category_texts(_typed(table, name, kind))
+            return category_texts(typed(table, name, kind))
         if kind != "other":
-            return _typed(table, name, kind).cast(pa.float64())
+            return typed(table, name, kind).cast(pa.float64())
         column = table.column(name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -141,7 +141,7 @@ def raw_encoding(features: Features, rows: pa.Table) -> RawEncoding:
     table = as_table(rows, features.names)
     return RawEncoding(
         (*kinds(features), *((name, "other") for name in features.other)),
-        {name: _seen(_typed(table, name, "categorical")) for name in features.categorical},
+        {name: _seen(typed(table, name, "categorical")) for name in features.categorical},
         types={name: stored_type(table.column(name).type) for name in features.other},
         nullable=tuple(name for name in features.names if table.column(name).null_count),
     )
@@ -236,7 +236,8 @@ def _is_mixed(column: "pd.Series[Any]") -> bool:
     return len({type(value) for value in column if value is not None}) > 1
 
 
-def _typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
+def typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
+    """Return a column, decoded if it is a dictionary. Raises FeatureError for a type that does not fit the kind."""
     column = table.column(name)
     found = column.type
     if pa.types.is_dictionary(found):

@@ -165,9 +165,9 @@ def sha256(files: dict[str, bytes]) -> str:
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """Read every file of a model's folder, by name. Raises ModelFileError if it holds no model."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    """Read every file of a model's folder, by its path in it. Raises ModelFileError if it holds no model."""
+    paths = sorted(folder.rglob("*")) if folder.is_dir() else []
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
     if DESCRIPTION not in files:
         raise ModelFileError(
             f"{folder}: holds {', '.join(files) or 'no file'}, expected {DESCRIPTION} and {BOOSTER} or {ESTIMATOR}; "
@@ -186,13 +186,18 @@ def load(
 
     skops builds a type only if it is among `trusted_types` and belongs to one of `packages`.
     """
+    check_unchanged(files, expected_sha256)
+    return _parse(files, trusted_types, packages)
+
+
+def check_unchanged(files: dict[str, bytes], expected_sha256: str) -> None:
+    """Raise ModelFileError if the hash of the files is not the one registered."""
     found = sha256(files)
     if found != expected_sha256:
         raise ModelFileError(
             f"model files have sha256 {found[:12]}…, expected {expected_sha256[:12]}… as recorded when they were "
             "registered; they were changed or cut short since; do not serve them, roll back or train again"
         )
-    return _parse(files, trusted_types, packages)
 
 
 def trusted_packages(imported: Sequence[str] = ()) -> tuple[str, ...]:

@@ -147,9 +147,10 @@ def _address(config: ModelConfig, job: TrainingJob, place: Path) -> str:
         ]
     if len(found) != 1:
         numbers = ", ".join(str(version.version) for version in found)
+        held = f"the versions {numbers}" if found else "no version"
         raise TrainingFailed(
-            f"{_at(config)}, which ended well, but {name} has "
-            f"{f'the versions {numbers}' if found else 'no version'} with the tag {DECISION_ID} = {job.decision_id}, expected one; set the tag when the flow registers its model"
+            f"{_at(config)}, which ended well, but {name} has {held} with the tag {DECISION_ID} = {job.decision_id}, expected "
+            "one; set the tag when the flow registers its model"
         )
     _check_declaration(config, job, found[0].tags.get(TRAINED_UNTIL), f"{name} version {found[0].version}")
     return f"models:/{name}/{found[0].version}"

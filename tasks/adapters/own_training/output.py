@@ -1,11 +1,13 @@
 """Find and take in the model that a command or a flow of the user's own has left in the output place."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.foreign.intake import take_in
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.storage.workspace import OWNER_ONLY, make_folder, workspace
 from tasks.policy.records.base import digest
@@ -51,6 +53,5 @@ def model_in(folder: Path, at: str) -> Path:
 
 def take_in_model(config: ModelConfig, address: str, rows: pa.Table) -> Fitted:
     """Take in a model that was trained elsewhere, as an adopted one. Raises what `take_in` raises."""
-    from tasks.adapters.foreign import take_in  # FIXME
-
-    return take_in(config, address, rows)
+    taken = take_in(config, address, rows)
+    return replace(taken, fitted_rows=len(rows))

@@ -13,18 +13,12 @@ from tasks.adapters.own_training import command, flow, function, pipeline
 from tasks.adapters.own_training.command import TrainedElsewhere
 from tasks.adapters.own_training.imports import check_parameters
 from tasks.adapters.own_training.snapshot_files import TrainingJob
-from tasks.policy.records.errors import EstimatorError
 
 
 def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     """Train on labelled rows in this process. Raises EstimatorError, FeatureError, and what the user's code raises."""
     if config.training.is_foreign:
         config = config.with_stand_in()
-        if not config.columns.features.tabular:
-            raise EstimatorError(
-                f"{config.name}: columns.features.other are the only features, which XGBoost cannot read; expected at least one "
-                "number, category or boolean for probes and back-tests of a model that a command or a flow trains"
-            )
     if config.training.function:
         return function.fit(config, rows)
     return estimators.fit(config, rows, pipeline.PipelineEncoder(config) if config.training.pipeline else None)
@@ -54,10 +48,9 @@ def check(config: ModelConfig) -> tuple[str, ...]:
         estimators.try_out(config)
     if training.is_foreign:
         found.append(
-            "training: probes, back-tests and replays use XGBoost in its place, on the numbers, categories and booleans; what a "
-            "retrain costs is known once one has run."
+            "training: probes, back-tests and replays use XGBoost in its place; what a retrain costs is known once one has run."
         )
-    if training.reads_other:
+    if training.reads_other or training.is_foreign:
         found.append(
             "training: reports show no contributions of single features (SHAP), and weigh features equally in drift."
         )

@@ -9,6 +9,7 @@ from . import (
 from .versions import (
     CHALLENGER as CHALLENGER,
     CHAMPION as CHAMPION,
+    FOREIGN as FOREIGN,
     LOST as LOST,
     PREVIOUS as PREVIOUS,
     REMARKS as REMARKS,

@@ -22,6 +22,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
@@ -73,7 +74,7 @@ def manifest(
         training_rows=fitted.rows,
         fitted_rows=fitted.fitted_rows,
         held_back_rows=fitted.held_back_rows,
-        estimator=config.training.trainer or f"xgboost:{type(fitted.scorer.estimator).__name__}",
+        estimator=_estimator(config, fitted.scorer),
         parameters=fitted.parameters,
         rounds=fitted.rounds,
         seed=config.training.seed,
@@ -82,6 +83,12 @@ def manifest(
         code_version=code_version(),
         libraries={name: installed_version(name) for name in LIBRARIES},
     )
+
+
+def _estimator(config: ModelConfig, scorer: Scorer) -> str:
+    if isinstance(scorer, ForeignScorer):
+        return f"{scorer.model_format}:{scorer.estimator.name}"
+    return config.training.trainer or f"xgboost:{type(scorer.estimator).__name__}"
 
 
 @cache
@@ -124,7 +131,7 @@ def save_for_mlflow(config: ModelConfig, scorer: Scorer, files: Path, target: Pa
         warnings.filterwarnings("ignore", message=".*input example.*")  # production rows stay out of the registry
         save_model(
             path=str(target),
-            loader_module="tasks.adapters.models.files",
+            loader_module=type(scorer).__module__,
             data_path=str(files),
             signature=signature(config, scorer),
             pip_requirements=[f"{name}=={installed_version(name)}" for name in LIBRARIES],

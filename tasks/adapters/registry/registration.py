@@ -16,6 +16,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.foreign import scorer as foreign_files
+from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.gates.expectation_suite import learned_suite
 from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
@@ -101,7 +103,10 @@ def _write_files(
     files.mkdir()
     notes.mkdir()
     fitted, profile = trained.fitted, trained.profile
-    model_files.save(fitted.scorer, files)
+    if isinstance(fitted.scorer, ForeignScorer):
+        foreign_files.save(fitted.scorer, files)
+    else:
+        model_files.save(fitted.scorer, files)
     sha256 = model_files.sha256(model_files.read(files))
     manifest = lineage.manifest(config, fitted, trained.training, decision_id, sha256)
     lineage.save_for_mlflow(config, fitted.scorer, files, folder / "model")
@@ -177,8 +182,9 @@ def _log_run(
 def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.TrainingManifest) -> dict[str, str]:
     """Return the metadata that is read without opening the version's files."""
     fitted = trained.fitted
+    is_foreign = isinstance(fitted.scorer, ForeignScorer)
     vouched = model_files.trusted_packages(config.training.imported)
-    trusted = model_files.scorer_types(fitted.scorer, vouched)
+    trusted = () if is_foreign else model_files.scorer_types(fitted.scorer, vouched)
     return {
         "decision_id": manifest.decision_id,
         "sha256": manifest.sha256,
@@ -196,6 +202,7 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
         **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
         **({USAGE: to_json(trained.usage)} if trained.usage else {}),
         **({"origin": plain(trained.origin)} if trained.origin else {}),
+        **({registry.FOREIGN: fitted.scorer.model_format} if isinstance(fitted.scorer, ForeignScorer) else {}),
     }
 
 

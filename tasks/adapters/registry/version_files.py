@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
-from tasks.adapters import models, profiling
+from tasks.adapters import foreign, models, profiling
 from tasks.adapters.registry import relocation, versions as registry
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
@@ -65,8 +65,11 @@ def _scorer(stored: _ModelFiles, imported: tuple[str, ...]) -> "Scorer":
     source = registry.stored_version(stored.model, stored.version).source
     with tempfile.TemporaryDirectory() as folder:
         files = _download(f"{relocation.current_location(source)}/data/files", Path(folder), stored.uri)
+        content = models.files.read(files)
+        if foreign.scorer.is_foreign(content):
+            return foreign.scorer.load(content, stored.sha256)
         packages = models.files.trusted_packages(imported)
-        return models.files.load(models.files.read(files), stored.sha256, stored.trusted_types, packages)
+        return models.files.load(content, stored.sha256, stored.trusted_types, packages)
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:

@@ -97,6 +97,10 @@ class VersionGone(RegistryError):
     """The registry does not have this version, or has a different one under this number."""
 
 
+class ForeignModelError(PerennialError):
+    """A model that was trained elsewhere cannot be taken in or does not answer; the message names what does not fit."""
+
+
 class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
 

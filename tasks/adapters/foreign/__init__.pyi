@@ -1,0 +1,10 @@
+from . import (
+    artefact as artefact,
+    child as child,
+    intake as intake,
+    native as native,
+    sandbox as sandbox,
+    scorer as scorer,
+)
+from .intake import take_in as take_in
+from .scorer import ForeignScorer as ForeignScorer
