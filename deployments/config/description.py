@@ -51,6 +51,8 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         + ("; a limit is never below the drift within the training rows" if config.drift.calibrated else "")
         + (f"; compared with the same {_phases(config)} where history holds it." if config.drift.calendar else ".")
     )
+    if other := columns.features.other:
+        yield f"of {_listed(other)} only the share of missing values is monitored."
     policy = config.retraining
     yield f"retrains when {policy.when.describe()}."
     limits = [f"no sooner than {policy.cooldown_days:g} days after the last time"] if policy.cooldown_days else []
@@ -80,6 +82,10 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"days with labels (margin {config.validation.margin_in_words}{_groups(config)})."
     )
     yield _rollout(config)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _rollout(config: ModelConfig) -> str:

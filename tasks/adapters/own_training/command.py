@@ -25,6 +25,8 @@ from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.own_training import output
 from tasks.adapters.own_training.snapshot_files import TrainingJob, write_files
 from tasks.adapters.storage.redaction import without_secrets
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import digest
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
 
 OURS = ("PERENNIAL_", "PREFECT_", "MLFLOW_")
@@ -48,7 +50,7 @@ class TrainedElsewhere:
 
 def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
     """Run the command and take in its model. Raises TrainingFailed if it fails, takes too long or leaves no model."""
-    folder = output.empty_folder(output.job_folder(config, job.decision_id))
+    folder = output.empty_folder(str(workspace().home / "training" / f"{config.name}-{digest(job.decision_id)}"))
     place = folder / "output"
     place.mkdir()
     try:
@@ -58,11 +60,10 @@ def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
         began = perf_counter(), _cpu_s()
         _run(config, given, place)
         wall_s, cpu_s = perf_counter() - began[0], _cpu_s() - began[1]
-        found = output.model_in(place, _place(config))
-        fitted = output.take_in_model(config, str(found), job.rows)
+        fitted = output.take_in_model(config, output.model_at(str(place), _place(config)), job.rows)
         return TrainedElsewhere(fitted, f"command: {' '.join(config.training.command)}", wall_s, cpu_s, wall_s)
     finally:
-        output.remove(folder)
+        output.remove(str(folder))
 
 
 def check(config: ModelConfig) -> None:

@@ -26,8 +26,9 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.own_training import output
 from tasks.adapters.own_training.command import TrainedElsewhere
-from tasks.adapters.own_training.snapshot_files import TrainingJob, snapshot_facts
+from tasks.adapters.own_training.snapshot_files import ROWS, TrainingJob, snapshot_facts, training_rows
 from tasks.adapters.storage.redaction import without_secrets
+from tasks.adapters.storage.workspace import OWNER_ONLY, make_folder
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
 
@@ -42,16 +43,21 @@ def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
 
     Raises TrainingFailed if the run fails, crashes, is cancelled, takes too long, or leaves no model or several.
     """
-    place, began = output.job_folder(config, job.decision_id) / "output", time.perf_counter()
-    run = _start(config, job, place)
+    began, folder = time.perf_counter(), output.job_address(config, job.decision_id)
+    output.put_rows(training_rows(config, job.rows), f"{folder}/{ROWS}")
+    run, place = _start(config, job, folder)
     get_run_logger().info("training: waits for the run %s of %s", run.name, config.training.flow)
-    with _cancelled_with_us(run.id):
-        run = _wait(config, run)
+    try:
+        with _cancelled_with_us(run.id):
+            run = _wait(config, run)
+        _check_state(config, run)
+    except TrainingFailed:
+        output.remove(folder)
+        raise
     waited_s = time.perf_counter() - began
-    _check_state(config, run)
     address = _address(config, job, place)
     fitted = output.take_in_model(config, address, job.rows)
-    output.remove(place.parent)
+    output.remove(folder)
     seconds = run.total_run_time.total_seconds()
     origin = f"flow run {run.name} ({run.id}) of {config.training.flow}: {without_secrets(address)}"
     return TrainedElsewhere(fitted, origin, seconds, seconds, waited_s)  # as one busy CPU: its machine is not known
@@ -69,18 +75,20 @@ def check(config: ModelConfig) -> str | None:
     return None
 
 
-def _start(config: ModelConfig, job: TrainingJob, place: Path) -> FlowRun:
-    """Return the decision's run: the one that is under way or has succeeded, else a new one."""
+def _start(config: ModelConfig, job: TrainingJob, folder: str) -> tuple[FlowRun, str]:
+    """Return the decision's run and its output place: the run that is under way or has succeeded, else a new one."""
     for attempt in range(1, MOST_ATTEMPTS):
-        run = _create(config, job, place, f"{job.decision_id}-{attempt}" if attempt > 1 else job.decision_id)
+        key, place = (job.decision_id if attempt == 1 else f"{job.decision_id}-{attempt}"), f"{folder}/output-{attempt}"
+        run = _create(config, job, place, key)
         if run.state is None or not run.state.is_final() or run.state.is_completed():
-            return run
+            return run, place
     raise TrainingFailed(f"{_at(config)}, which failed {MOST_ATTEMPTS - 1} times for this decision; fix the flow")
 
 
-def _create(config: ModelConfig, job: TrainingJob, place: Path, key: str) -> FlowRun:
+def _create(config: ModelConfig, job: TrainingJob, place: str, key: str) -> FlowRun:
     """Create the run of this idempotency key, or return the one that has it."""
-    own = {"snapshot": snapshot_facts(job.training), "decision_id": job.decision_id, "output": str(place)}
+    snapshot = {**snapshot_facts(job.training), "rows": f"{place.rpartition('/')[0]}/{ROWS}"}
+    own = {"snapshot": snapshot, "decision_id": job.decision_id, "output": place}
     try:
         run: FlowRun = run_deployment(
             str(config.training.flow),
@@ -100,8 +108,8 @@ def _create(config: ModelConfig, job: TrainingJob, place: Path, key: str) -> Flo
             f"{_at(config)}, which does not accept the parameters {', '.join((*own, *config.training.flow_parameters))} "
             f"({detail}); expected a flow with snapshot, decision_id and output"
         ) from None
-    if run.state is None or not run.state.is_final():
-        place.mkdir(parents=True, exist_ok=True)
+    if "://" not in place:
+        make_folder(Path(place), OWNER_ONLY)
     return run
 
 
@@ -134,11 +142,11 @@ def _check_state(config: ModelConfig, run: FlowRun) -> None:
         )
 
 
-def _address(config: ModelConfig, job: TrainingJob, place: Path) -> str:
+def _address(config: ModelConfig, job: TrainingJob, place: str) -> str:
     """Return where the model is: the version that the flow registered, or the output place."""
     name = config.training.registered_model
     if name is None:
-        return str(output.model_in(place, _at(config)))
+        return output.model_at(place, _at(config))
     with registry.versions.registry_errors(f"versions of {name} cannot be read"):
         found = [
             version
