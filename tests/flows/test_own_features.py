@@ -140,6 +140,6 @@ def test_other_features_need_something_that_reads_them(model):
     path.write_text(path.read_text(encoding="utf-8").replace("  pipeline: shop:build\n", ""), encoding="utf-8")
     with pytest.raises(
         ModelConfigError,
-        match="columns.features.other has 'comment', which XGBoost cannot read, expected training.pipeline",
+        match=r"columns.features.other has 'comment', which XGBoost cannot read, expected training.pipeline",
     ):
         load_model_config(model)

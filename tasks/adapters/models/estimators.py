@@ -136,8 +136,7 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(accepted))}."
             raise EstimatorError(f"{config.name}: training.parameters.{name} is not known to {kind.__name__}; {hint}")
     is_raw = isinstance(encoding, RawEncoding)
-    if not is_raw:
-        given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
+    given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
     ours = {"random_state": config.training.seed, "n_jobs": threads()}
     if issubclass(kind, XGBModel):
         groups = given.get("interaction_constraints")
@@ -155,12 +154,13 @@ def try_out(config: ModelConfig) -> None:
     kind, random = estimator_class(config), np.random.default_rng(0)
     classes = {"binary": 2, "multiclass": 3}.get(config.task, 0)
     codes = np.arange(60) % classes if classes else random.normal(size=60)
-    encoding = Encoding(kinds(config.columns.features))
+    own = RawEncoding if config.training.pipeline else Encoding
+    encoding = own(kinds(config.columns.features))
     estimator = build(config, kind, encoding, classes)
     if "n_estimators" in config.training.parameters and isinstance(config.training.parameters["n_estimators"], int):
         estimator = with_rounds(estimator, 1) if isinstance(estimator, XGBModel) else estimator
     try:
-        estimator.fit(random.integers(0, 3, (60, len(encoding.features))).astype(np.float32), codes)
+        estimator.fit(random.integers(0, 3, (60, max(1, len(encoding.features)))).astype(np.float32), codes)
     except (TypeError, ValueError, XGBoostError) as error:
         raise EstimatorError(
             f"{config.name}: training.parameters cannot be used by {kind.__name__} ({_first_line(error)}); expected values "

@@ -42,8 +42,7 @@ def check(config: ModelConfig) -> tuple[str, ...]:
         found += [f"training: {missed}."] if missed else []
     elif training.pipeline:
         pipeline.try_build(config)
-        if training.estimator is None:
-            estimators.try_out(config)
+        estimators.try_out(config)
     else:
         estimators.try_out(config)
     if training.is_foreign:
