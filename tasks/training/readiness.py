@@ -49,6 +49,9 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
     found += [f"data: {remark}"] if remark else []
     for name in rows.column_names[2:]:
         nulls = rows.column(name).null_count / len(rows)
+        if pa.types.is_nested(rows.schema.field(name).type):  # Arrow does not compare lists
+            found += [f"data: {name} has {nulls:.1%} nulls"] if nulls > 0 else []
+            continue
         values = pc.count_distinct(rows.column(name), mode="only_valid").as_py()
         if nulls > 0 or values < 2:
             found.append(f"data: {name} has {nulls:.1%} nulls and {values:,} different values")

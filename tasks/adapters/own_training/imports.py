@@ -30,7 +30,7 @@ def check_parameters(config: ModelConfig, setting: str, *given: object) -> None:
     try:
         inspect.signature(imported(config, setting)).bind(*given)
     except TypeError as error:
-        names = ", ".join(("rows", "config")[: len(given)])
+        names = "rows, config" if len(given) > 1 else "config" * len(given)
         raise EstimatorError(
             f"{config.name}: training.{setting} is {getattr(config.training, setting)}, which cannot be called with "
             f"({names}): {error}; expected a function of these parameters"

@@ -15,14 +15,16 @@ from sklearn.base import clone
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import files
 from tasks.adapters.models.encoding import Encoding, RawEncoding, raw_encoding
-from tasks.adapters.own_training.imports import imported
+from tasks.adapters.own_training.imports import check_parameters, imported
 from tasks.policy.records.errors import EstimatorError, ModelFileError
 
 
 def build(config: ModelConfig) -> Any:
     """Call the function, with the configuration if it has a parameter. Raises EstimatorError for another result."""
     function, at = imported(config, "pipeline"), f"{config.name}: training.pipeline is {config.training.pipeline}"
-    built = function(config) if inspect.signature(function).parameters else function()
+    given = (config,) if inspect.signature(function).parameters else ()
+    check_parameters(config, "pipeline", *given)
+    built = function(*given)
     lacking = [name for name in ("fit", "transform", "get_params") if not hasattr(built, name)]
     if lacking:
         raise EstimatorError(
