@@ -20,15 +20,18 @@ from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError, TerminationSignal
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
+from tasks.adapters.orchestration.requeue import client_of
+from tasks.adapters.orchestration.server import served_url
 from tasks.adapters.own_training import output
 from tasks.adapters.own_training.command import TrainedElsewhere
 from tasks.adapters.own_training.snapshot_files import ROWS, TrainingJob, snapshot_facts, training_rows
 from tasks.adapters.storage.redaction import without_secrets
-from tasks.adapters.storage.workspace import OWNER_ONLY, make_folder
+from tasks.adapters.storage.workspace import OWNER_ONLY, make_folder, workspace
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
 
@@ -64,14 +67,22 @@ def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
 
 
 def check(config: ModelConfig) -> str | None:
-    """Return what could not be checked, None if the deployment exists. Raises EstimatorError if it does not."""
+    """Return what could not be checked, None if the deployment exists. Raises EstimatorError if it does not.
+
+    No server is started for this: the one at PREFECT_API_URL is asked, else that of `perennial serve`.
+    """
+    api_url = PREFECT_API_URL.value() or served_url(workspace())
+    if api_url is None:
+        return f"no Prefect server is running here, so {config.training.flow} was not looked up; set PREFECT_API_URL"
     try:
-        with get_client(sync_client=True) as client:
+        with client_of(api_url) as client:
             client.read_deployment_by_name(str(config.training.flow))
     except ObjectNotFound:
         raise _missing(config) from None
     except (httpx.HTTPError, RuntimeError) as error:
-        return f"no Prefect server was reached ({type(error).__name__}), so {config.training.flow} was not looked up"
+        return (
+            f"the Prefect server did not answer ({type(error).__name__}), so {config.training.flow} was not looked up"
+        )
     return None
 
 

@@ -39,14 +39,9 @@ def train(config: ModelConfig) -> command.TrainedElsewhere:
         return command.train(config, job())
 
 
-def shown_script() -> str:
-    text = example("training", "python", 1)
-    return text.replace('job["features"]["numeric"]', '["x", "noise"]')
-
-
 def test_the_page_trains_a_challenger(tmp_path, workspace):
     prepare_registry(workspace)
-    config = model(tmp_path, shown_script())
+    config = model(tmp_path, example("training", "python", 1))
     rows = make_rows()
     config = config.model_copy(
         update={

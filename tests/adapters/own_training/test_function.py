@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import files
 from tasks.adapters.own_training import trainer
 from tasks.policy.records.errors import EstimatorError, ModelConfigError
 from tests.support.trained_models import make_config, make_rows
+from tests.support.ways_in import example
 
 MODULE = """
 import numpy as np
@@ -83,6 +85,17 @@ def restored(config: ModelConfig, scorer: files.Scorer, folder: Path) -> files.S
     packages = files.trusted_packages(config.training.imported)
     stored = files.read(folder)
     return files.load(stored, files.sha256(stored), files.scorer_types(scorer, packages), packages)
+
+
+def test_the_page_trains_a_model(tmp_path):
+    (tmp_path / "shop_training.py").write_text(example("training", "python"), encoding="utf-8")
+    columns = {"id": "id", "time": "time", "label": "label", "features": {"numeric": ["x", "noise"]}}
+    shown = yaml.safe_load(example("training"))["training"]
+    config = make_config(columns=columns, training={**shown, "min_rows": 200}, validation={})
+    rows = make_rows()
+    y_true, y_pred = trainer.fit(config, rows).scorer.predict_labelled(rows, rows["label"])
+    assert ((y_pred > 0.5) == y_true).mean() > 0.8
+    assert trainer.check(config)
 
 
 def test_function_gets_raw_rows_oldest_first():
