@@ -1,13 +1,18 @@
 """Check model files for `perennial check`: describe what each model will do, or what is wrong with its file."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from deployments.config.description import describe
+from deployments.config.description import describe, describe_adopted
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import available_models
+from deployments.config.model import ModelConfig, available_models
 from deployments.config.names import load_named_model
+from tasks.adapters.storage.workspace import HOME
 from tasks.policy.records.errors import PerennialError
+from tasks.policy.rollout.versions import FOREIGN
+from tasks.record.history import recorded_champion
 from tasks.training.readiness import check_training, describe_data
 
 
@@ -56,7 +61,16 @@ def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
         except PerennialError as error:
             yield CheckedFile(path, error=str(error))
         else:
-            yield CheckedFile(config.name, config.purpose, (*describe(config), *remarks), found)
+            yield CheckedFile(config.name, config.purpose, (*describe(config), *remarks, *_adopted(config)), found)
+
+
+def _adopted(config: ModelConfig) -> tuple[str, ...]:
+    """Say what an adopted champion cannot offer; nothing without a workspace, which a check does not create."""
+    if not (os.environ.get("PERENNIAL_LEDGER") or Path(os.environ.get("PERENNIAL_HOME") or HOME).exists()):
+        return ()
+    version = recorded_champion(config)
+    model_format = dict(version.tags).get(FOREIGN) if version else None
+    return describe_adopted(version.version, model_format) if version and model_format else ()
 
 
 def check_fleet() -> CheckedFleet:

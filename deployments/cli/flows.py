@@ -33,6 +33,10 @@ FLOWS: dict[str, tuple[str, str]] = {
         "Train a challenger and compare it with the champion.",
         "--model churn --reason 'new sensors since May' --dry-run",
     ),
+    "adopt": (
+        "Make a model that was trained elsewhere the first champion.",
+        "--model churn --source models:/churn@champion --requested-by ada@example.com",
+    ),
     "promote": (
         "Roll out the validated challenger, and make it the champion once it has passed.",
         "--model churn --approved-by grace@example.com",
@@ -186,6 +190,64 @@ def backtest(
         print(outcome["recommendation"])
 
 
+def adopt(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name or path of a YAML file.", autocompletion=model_names)
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="The model: a file, an MLflow folder, models:/name@alias, runs:/id/path, s3:// or gs://.",
+            metavar="ADDRESS",
+        ),
+    ],
+    profile_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows that the reference profile is frozen from. Default: the history.",
+            metavar="START..END",
+            show_default=False,
+        ),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(parser=utc_moment, help="Adopt as of this time (UTC). Default: now.", metavar="DATE"),
+    ] = None,
+    requested_by: Annotated[
+        str, typer.Option(help="Who adopts it; recorded in the ledger.", metavar="NAME")
+    ] = "unnamed",
+    as_json: AsJson = False,
+) -> None:
+    """Make a model that was trained elsewhere the first version and the champion. Nothing is trained.
+
+    It is stored unchanged, with a reference profile from this model's rows, and compared with a constant prediction on the latest
+    labelled rows. joblib, pickle and most MLflow models can run code: they need training.trust: true in the model's file.
+    """
+    from deployments.cli.running import run_flow  # loads Prefect
+
+    start, end = _span(profile_from)
+    given = {"model": model, "source": source, "profile_start": start, "profile_end": end, "until": until}
+    with json_only(as_json):
+        promotion = run_flow(
+            _flow("adopt"), {name: value for name, value in given.items() if value} | {"requested_by": requested_by}
+        )
+    if as_json:
+        print_json(promotion)
+    else:
+        print(f"{model}: version {promotion.champion} is the champion", *promotion.reasons, sep="\n  ")
+
+
+def _span(text: str | None) -> tuple[datetime | None, datetime | None]:
+    """Parse START..END; either may be left out."""
+    if text is None:
+        return None, None
+    start, dots, end = text.partition("..")
+    if not dots:
+        raise typer.BadParameter(f"--profile-from is {text!r}, expected START..END such as 2026-01-01..2026-05-01")
+    return utc_moment(start) if start else None, utc_moment(end) if end else None
+
+
 def fleet(
     models: Models = None,
     until: Annotated[
@@ -224,5 +286,10 @@ def add_to(app: typer.Typer) -> None:
         "perennial backtest --model churn", "perennial backtest --matrix history.npz --out study --alphas 0.05,0.1"
     )
     app.command(rich_help_panel=PANEL, epilog=shown)(backtest)
+    shown = examples(
+        "perennial adopt churn --from models:/churn@champion --requested-by ada@example.com",
+        "perennial adopt churn --from model.skops --profile-from 2026-01-01..2026-05-01",
+    )
+    app.command(rich_help_panel=PANEL, epilog=shown)(adopt)
     shown = examples("perennial fleet", "perennial fleet --json | jq '.models[] | select(.needs != [])'")
     app.command(rich_help_panel=PANEL, epilog=shown)(fleet)

@@ -71,6 +71,13 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         )
     window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
     yield f"trains {config.training.trainer or 'XGBoost'} on {window}, with seed {config.training.seed}."
+    if config.training.trust:
+        yield (
+            "loads joblib, pickle and MLflow models from elsewhere, which can run any code (training.trust): in a process of its "
+            "own, without credentials, with bounded memory and time."
+        )
+    if config.registry.outside_moves == "record":
+        yield "follows a champion that someone else sets in MLflow, once it is checked, and records the move."
     evidence = f"{config.validation.confidence:.0%} intervals on at least {config.validation.min_rows} rows"
     yield (
         f"its risk, {config.risk}, requires {evidence} and "
@@ -86,6 +93,16 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
 
 def _listed(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def describe_adopted(number: str, model_format: str) -> tuple[str, ...]:
+    """Say what a champion that was trained elsewhere cannot offer, one line each."""
+    return (
+        f"champion {number} was adopted ({model_format}): no SHAP values, so no drift is attributed to features by their effect.",
+        "its probabilities are as calibrated as its maker left them; estimates without labels rest on them.",
+        "which rows it was trained on, and for how many rounds, is not known here.",
+        "the gateway serves it without the fast path for single rows; it is asked once per request.",
+    )
 
 
 def _rollout(config: ModelConfig) -> str:

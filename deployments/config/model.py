@@ -19,6 +19,7 @@ from deployments.config.blocks.data import Columns, Period, Source
 from deployments.config.blocks.labels import LabelSource, with_label_time
 from deployments.config.blocks.metrics import CustomMetric, with_directions
 from deployments.config.blocks.monitoring import Drift, MetricName, Performance, Quality
+from deployments.config.blocks.registry import RegistryRules
 from deployments.config.blocks.schedule import Schedule
 from deployments.config.blocks.training import Training
 from deployments.config.blocks.triggers import with_own_triggers
@@ -83,6 +84,7 @@ class ModelConfig(Settings):
     budget: Budget = Budget()
     access: AccessPolicy = AccessPolicy()
     placement: PlacementPolicy = PlacementPolicy()
+    registry: RegistryRules = Field(RegistryRules(), exclude_if=lambda rules: bool(rules == RegistryRules()))
     _file: Path | None = PrivateAttr(None)
 
     @model_validator(mode="before")

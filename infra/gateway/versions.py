@@ -18,16 +18,17 @@ from deployments.config.model import ModelConfig
 from infra.gateway.requests import Row, RowEncoder, jsonable, raw_table
 from infra.gateway.trees import Prediction, TreeEvaluator
 from tasks.adapters import registry
+from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.traffic.split_store import read_split
-from tasks.policy.records.errors import FeatureError, PerennialError, RequestRefused
+from tasks.policy.records.errors import FeatureError, ModelFileError, PerennialError, RequestRefused
 from tasks.policy.rollout.traffic import TrafficSplit
+from tasks.policy.rollout.versions import why_not_trusted
 
 logger = logging.getLogger(__name__)
 FEW_ROWS = 8
 """Up to this many rows, one after the other through the evaluator is faster than one call of the booster."""
-SMOKE_ROWS = 2
 RELOAD_AFTER_S = 30.0
 BARRED = ("quarantined", "rejected")
 FAILURES = (
@@ -62,11 +63,18 @@ class ServedVersion:
             logger.warning("version %s: predicts with XGBoost itself: the fast path is not equal", number)
             evaluator = None
         version = cls(number, scorer, RowEncoder(encoding), evaluator)
-        row = scorer.synthetic_rows(SMOKE_ROWS).slice(SMOKE_ROWS - 1) if is_raw else None
-        given = jsonable(row.to_pylist()[0]) if row is not None else dict.fromkeys(encoding.names)
-        for rows in ([given], [given] * (FEW_ROWS + 1)):
+        tried = version.try_rows(FEW_ROWS + 1)
+        for rows in (tried[:1], tried):
             version.predict(rows)
         return version
+
+    def try_rows(self, count: int) -> list[Row]:
+        """Return rows that any version of this model must be able to predict."""
+        if isinstance(self.scorer, ForeignScorer):  # it may accept no nulls
+            return list(self.scorer.synthetic_rows(count).to_pylist())
+        if isinstance(self.scorer.encoding, RawEncoding):
+            return [jsonable(row) for row in self.scorer.synthetic_rows(count).to_pylist()]
+        return [dict.fromkeys(self.scorer.encoding.names)] * count
 
     def predict(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Prediction]:
         """Predict rows of JSON values as `Scorer.predict` does. `numbers` are the rows' numbers in the request.
@@ -81,6 +89,8 @@ class ServedVersion:
                 encoded.append(self.encoder.encode(row))
             except FeatureError as error:
                 raise RequestRefused(f"row {numbers[place] if numbers else place}: {error}") from None
+        if isinstance(self.scorer, ForeignScorer):  # it reads the values themselves, which were checked above
+            return self._predict_foreign(self.scorer, rows)
         if self.evaluator and len(encoded) <= FEW_ROWS:
             return [self.evaluator.predict(values) for values in encoded]
         predictions: list[Prediction] = self.scorer.predict_encoded(np.array(encoded, np.float32)).tolist()
@@ -90,6 +100,14 @@ class ServedVersion:
         try:
             table = raw_table(encoding, rows)
             predictions: list[Prediction] = self.scorer.predict(table).tolist()
+        except FeatureError as error:
+            raise RequestRefused(str(error)) from None
+        return predictions
+
+    @staticmethod
+    def _predict_foreign(scorer: ForeignScorer, rows: Sequence[Row]) -> list[Prediction]:
+        try:
+            predictions: list[Prediction] = scorer.predict(scorer.table_of(rows)).tolist()
         except FeatureError as error:
             raise RequestRefused(str(error)) from None
         return predictions
@@ -161,6 +179,8 @@ class Follower:
                 if each is not None and each.number == number:
                     return each
         version = registry.version(self.config.name, number)
+        if refusal := why_not_trusted(version, self.config.training.trust):
+            raise ModelFileError(refusal)
         scorer = registry.version_files.load_scorer(version, self.config.training.imported)
         return ServedVersion.of(number, scorer)
 

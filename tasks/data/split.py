@@ -44,6 +44,28 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
     return training, holdout
 
 
+def history_rows(config: ModelConfig, as_of: datetime) -> Snapshot:
+    """Return all labelled rows from `period.start` to the holdout, with the labels known at `as_of`."""
+    return span_of(config, split_labelled_rows(config, as_of)[0], None, None)
+
+
+def span_of(config: ModelConfig, training: Snapshot, start: datetime | None, end: datetime | None) -> Snapshot:
+    """Return the labelled rows between two times: by default from `period.start` to the holdout.
+
+    Raises TooEarly for a span that reaches into the holdout, whose rows the model is compared on.
+    """
+    first, last = start or config.period.start, end or training.window.end
+    if first >= last:
+        raise TooEarly(f"{config.name}: the profile's rows end on {last:%Y-%m-%d}, expected after {first:%Y-%m-%d}")
+    span = Window(first, last)
+    if span.end > training.window.end:
+        raise TooEarly(
+            f"{config.name}: the profile's rows end on {span.end:%Y-%m-%d %H:%M} UTC, expected no later than "
+            f"{training.window.end:%Y-%m-%d %H:%M} UTC, where the rows begin that the model is compared on"
+        )
+    return lake.labelled_snapshot(config, span, training.as_of or span.end, excluding=training.excluding)
+
+
 def _label_delay(config: ModelConfig, as_of: datetime) -> timedelta:
     """Return the delay after which a row's label is expected: the configured one, or the observed one if longer."""
     least = config.columns.label_delay

@@ -16,7 +16,7 @@ from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
 from tasks.policy.economics.costs import forecast_cost
 from tasks.policy.records.base import Window, from_json, to_json
-from tasks.policy.records.errors import NothingToPromote, PromotionRefused
+from tasks.policy.records.errors import ModelFileError, NothingToPromote, PromotionRefused
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import (
     History,
@@ -25,6 +25,7 @@ from tasks.policy.records.evidence import (
     ModelVersion,
     MonitorRun,
     Past,
+    Promotion,
     ValidationReport,
     latest_performances,
     scoring_id,
@@ -33,7 +34,15 @@ from tasks.policy.records.reports import Latency, Scoring
 from tasks.policy.rollout.probation import Degradation
 from tasks.policy.rollout.restorable import returnable
 from tasks.policy.rollout.state import rollout_state
-from tasks.policy.rollout.versions import changed_outside, on_trial
+from tasks.policy.rollout.versions import (
+    MOVES,
+    OutsideMove,
+    changed_outside,
+    on_trial,
+    outside_move,
+    registered,
+    why_not_trusted,
+)
 
 
 @overload
@@ -41,10 +50,30 @@ def find_champion(config: ModelConfig, required: Literal[True]) -> ModelVersion:
 @overload
 def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None: ...
 def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None:
-    """Return the champion. Without one, return None, or raise NoChampion if `required`."""
+    """Return the champion. Without one, return None, or raise NoChampion if `required`.
+
+    Raises ModelFileError for one that can run code where the model's file does not trust it.
+    """
     if not required and registry.CHAMPION not in registry.aliases(config.name):
         return None
-    return registry.version(config.name, registry.CHAMPION)
+    version = registry.version(config.name, registry.CHAMPION)
+    if refusal := why_not_trusted(version, config.training.trust):
+        raise ModelFileError(f"{config.name}: {refusal}")
+    return version
+
+
+def recorded_champion(config: ModelConfig) -> ModelVersion | None:
+    """Return the champion after the ledger's last move, without asking the registry; None before the first."""
+    entries = ledger.entries(config.name)
+    moves = [entry for entry in entries if entry.kind in MOVES]
+    return registered(entries).get(from_json(Promotion, moves[-1].body).champion) if moves else None
+
+
+def find_outside_move(config: ModelConfig) -> OutsideMove | None:
+    """Return the champion that someone else set in MLflow, where `registry.outside_moves` says to record it."""
+    if config.registry.outside_moves != "record":
+        return None
+    return outside_move(config.name, ledger.entries(config.name), registry.state(config.name))
 
 
 def load_past(config: ModelConfig) -> Past:

@@ -41,6 +41,8 @@ RETRIES: dict[str, Any] = {"retries": 2, "retry_condition_fn": None}
 PLOTTED_WINDOWS = 30
 ANSWERS = ("challenger.validated", "challenger.refused", "retraining.refused")
 """Facts that complete a decision's request. A challenger without a validation verdict is an interrupted retrain."""
+OUTSIDE = "mlflow"
+"""Actor of a move that someone made in MLflow."""
 ENDS = ("champion.promoted", "challenger.rejected")
 """Facts that end the trial of a challenger that passed."""
 
@@ -159,6 +161,30 @@ def publish_validation(
     ledger.append(config.name, Fact(kind, validation, request.as_of, decision_id, request.actor))
     reports.artifacts.publish_validation_page(config, validation, challenger.run_id, request.reason)
     hand_over(config, validation, decision_id, request.as_of)
+
+
+@stage(**RETRIES)
+def publish_adoption(
+    config: ModelConfig, request: RunRequest, version: ModelVersion, validation: ValidationReport
+) -> None:
+    """Record a model that a person adopts, and how it compares with a constant prediction. Nothing is handed over."""
+    decision_id = version.decision_id
+    ledger.append(config.name, Fact("challenger.registered", version, request.as_of, decision_id, request.actor))
+    ledger.append(config.name, Fact("challenger.validated", validation, request.as_of, decision_id, request.actor))
+    reports.artifacts.publish_validation_page(config, validation, version.run_id, request.reason)
+
+
+@stage(**RETRIES)
+def publish_taken_in(config: ModelConfig, version: ModelVersion, as_of: datetime) -> ModelVersion:
+    """Record a version that someone else made champion and that was taken in; return it."""
+    ledger.append(config.name, Fact("challenger.registered", version, as_of, version.decision_id, OUTSIDE))
+    return version
+
+
+def publish_followed(config: ModelConfig, promotion: Promotion | None, as_of: datetime) -> None:
+    """Record a champion that someone else set in MLflow; nothing if the move is not followed yet."""
+    if promotion is not None:
+        publish_promotion(config, promotion, as_of, OUTSIDE, promotion.reasons[0])
 
 
 def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:

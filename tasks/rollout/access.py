@@ -66,6 +66,13 @@ def check_director(config: ModelConfig, request: RunRequest, action: str) -> Non
         _refuse(config, request, f"rollout {action}", refusal)
 
 
+def check_adopter(config: ModelConfig, request: RunRequest) -> None:
+    """Raise AccessRefused, after recording it, if this person may not decide alone that a model becomes the champion."""
+    refusal = why_not_approve(config.access, request.actor, ()) if config.needs_approval else None
+    if refusal:
+        _refuse(config, request, request.action, refusal)
+
+
 def check_decision(
     config: ModelConfig, request: RunRequest, decision_id: str, version: str | None = None
 ) -> RunRequest:

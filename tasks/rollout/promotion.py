@@ -6,17 +6,22 @@ quarantined version never serves again.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, registry
+from tasks.adapters import evaluation, ledger, registry, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.errors import AdoptionRefused, LeaseHeld, PromotionRefused
 from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote
+from tasks.policy.rollout.versions import MOVES, OutsideMove, why_not_trusted
+
+PATIENCE_S = 20.0
+"""Wait for another run's lease before a move from outside is left to the next run."""
 
 
 @stage
@@ -52,6 +57,76 @@ def promote_challenger(
     registry.tag(model, number, status="champion", promoted_by=decision_id)
     get_run_logger().info("promotion: champion %s → %s; %s", champion or "none", number, validation.reasons[-1])
     return Promotion(model, decision_id, number, champion, "promoted", validation.reasons)
+
+
+def check_adoptable(config: ModelConfig, decision_id: str) -> None:
+    """Raise AdoptionRefused if a version of this model has served, unless this decision made it champion."""
+    moves = [entry for entry in ledger.entries(config.name) if entry.kind in MOVES]
+    if moves and moves[0].decision_id != decision_id:
+        serving = registry.aliases(config.name).get(registry.CHAMPION)
+        raise AdoptionRefused(
+            f"{config.name}: version {serving or 'none'} serves, and Perennial has promoted it; expected a model without a "
+            "champion; train a challenger, or adopt under another name"
+        )
+
+
+@stage
+def promote_adopted(config: ModelConfig, version: ModelVersion, validation: ValidationReport) -> Promotion:
+    """Make a version that was trained elsewhere champion. Raises AdoptionRefused if it cannot serve, and MoveFailed."""
+    source = dict(version.tags).get("adopted_from", "elsewhere")
+    promotion = _serve(config, version, None, (f"adopted from {source}", *validation.reasons))
+    if validation.verdict == "warn":
+        get_run_logger().warning("adoption: version %s is champion: %s", version.version, validation.reasons[0])
+    get_run_logger().info("adoption: version %s is champion; %s", version.version, validation.reasons[-1])
+    return promotion
+
+
+@stage
+def follow_outside_move(config: ModelConfig, moved: OutsideMove, version: ModelVersion) -> Promotion | None:
+    """Let a version that someone else made champion in MLflow serve, once its files are checked and it predicts.
+
+    `version` is the one that they named, or its copy if the ledger did not know it. Returns None if another run holds the
+    model's lease; the next run follows then. Raises AdoptionRefused if it cannot serve; the alias is left alone.
+    """
+    if evaluation.alias_transaction.was_rolled_back(config.name, version.version):
+        raise AdoptionRefused(
+            f"{config.name}: alias champion is on version {version.version}, which was rolled back and does not serve again; "
+            f"set it back to version {moved.replaced} in MLflow"
+        )
+    stored = registry.stored_version(config.name, moved.number)
+    by = f" by {stored.user_id}" if stored.user_id else ""
+    copied = "" if version.version == moved.number else f", taken in as version {version.version}"
+    reason = f"alias champion was moved from version {moved.replaced} to {moved.number}{by} in MLflow{copied}"
+    try:
+        with storage.lease.hold(config.name, "outside move", patience_s=PATIENCE_S):
+            promotion = _serve(config, replace(version, decision_id=moved.decision_id), moved.replaced, (reason,))
+    except LeaseHeld as held:
+        get_run_logger().warning("registry: %s; the next run records the move: %s", reason, held)
+        return None
+    get_run_logger().info("registry: %s", reason)
+    return promotion
+
+
+def _serve(config: ModelConfig, version: ModelVersion, previous: str | None, reasons: tuple[str, ...]) -> Promotion:
+    """Move `champion` to a version that passed no comparison with the present one; a person decided that it serves."""
+    model, number, decision_id = config.name, version.version, version.decision_id
+    promotion = Promotion(model, decision_id, number, previous, "promoted", reasons)
+    now = registry.aliases(model)
+    if now.get(registry.CHAMPION) == number and registry.tags(model, number).get("promoted_by") == decision_id:
+        return promotion
+    refusal = why_not_trusted(version, config.training.trust)
+    refusal = refusal or evaluation.challenger.smoke_test(version, config.training.imported)
+    if refusal:
+        raise AdoptionRefused(f"{model}: version {number} does not become champion: {refusal}")
+    before = evaluation.alias_transaction.aliases_before_move(model, number, decision_id)
+    waiting = before.get(registry.CHALLENGER)
+    wanted = {registry.PREVIOUS: previous, registry.CHAMPION: number}
+    wanted[registry.CHALLENGER] = None if waiting == number else waiting
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.imported)
+    if previous is not None:
+        registry.tag(model, previous, status="stale", replaced_by=number)
+    registry.tag(model, number, status="champion", promoted_by=decision_id)
+    return promotion
 
 
 @stage

@@ -12,7 +12,7 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -23,6 +23,7 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 
 if TYPE_CHECKING:  # loads MLflow
+    from tasks.adapters.models.estimators import Fitted
     from tasks.adapters.registry.registration import TrainedModel
 
 TAKE_IN_S = 1800.0
@@ -99,32 +100,47 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
     return version
 
 
+# one retry: the registry, the lake or the model's store may be briefly unavailable
+@stage(
+    retries=1,
+    timeout_seconds=3600,
+)
+def adopt_model(config: ModelConfig, source: str, training: Snapshot, decision_id: str) -> ModelVersion:
+    """Register the model at this address as this decision's version, with the reference profile of these rows.
+
+    Raises ForeignModelError if it does not fit the model's file, and TrainingRefused if the rows cannot be a reference.
+    """
+    known = registry.find(config.name, decision_id)
+    if known is not None:
+        return known
+    rows = lake.read_labelled(training)
+    _check_rows(config, training, rows)
+    profile = _freeze_profile(config, training, rows)
+    fitted = foreign.take_in(config, source, rows)
+    adopted = _with_references(config, training, rows, fitted, profile)
+    get_run_logger().info(
+        "adoption: %s, checked on %d rows, SHA-256 %s",
+        fitted.parameters["format"], len(rows), fitted.parameters["original_sha256"],
+    )  # fmt: skip
+    return registry.registration.register(config, adopted, decision_id)
+
+
 def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
     began = perf_counter(), process_time()
     rows = lake.read_labelled(training)
     _check_rows(config, training, rows)
-    profile = profiling.profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
-    if profile.leaking:
-        raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
-    profile = _with_labelled_share(profile, training)
+    profile = _freeze_profile(config, training, rows)
     elsewhere = None
     if config.training.is_foreign and orchestration.runs.run_mode() != RunMode.REPLAY:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
     fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows)
-    profile = profiling.baseline_drift.with_stable_effects(config, profile, rows)
-    coded = profiling.binned_rows.draw_rows(config, profile, rows)
-    profile = profiling.domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
-    contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
-    attribution = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
+    trained = _with_references(config, training, rows, fitted, profile)
     peak_memory_mb = models.resources.peak_memory_mb()
-    waited = began[0] + elsewhere.waited_s if elsewhere else began[0]
-    used = Usage(len(rows), perf_counter() - waited, process_time() - began[1], peak_memory_mb)
-    used = (
-        replace(used, wall_s=used.wall_s + elsewhere.wall_s, cpu_s=used.cpu_s + elsewhere.cpu_s) if elsewhere else used
-    )
-    sample = profiling.reference_sample.draw_sample(config, profile, rows)
+    used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
+    if elsewhere:
+        trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     reached = fitted.metrics.get(config.performance.metric)
     get_run_logger().info(
         "training: %d rows in %.1f CPU s and %s rounds; held-back %s %s",
@@ -134,8 +150,28 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
         config.performance.metric,
         "not measured" if reached is None else f"{reached:.4g}",
     )
-    origin = elsewhere.origin if elsewhere else None
-    return registry.registration.TrainedModel(fitted, training, profile, attribution, coded, sample, used, origin)
+    return replace(trained, usage=used)
+
+
+def _freeze_profile(config: ModelConfig, training: Snapshot, rows: pa.Table) -> ReferenceProfile:
+    """Freeze the rows' profile. Raises TrainingRefused if a feature gives the label away."""
+    profile = profiling.profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
+    if profile.leaking:
+        raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
+    return _with_labelled_share(profile, training)
+
+
+def _with_references(
+    config: ModelConfig, training: Snapshot, rows: pa.Table, fitted: "Fitted", profile: ReferenceProfile
+) -> "TrainedModel":
+    """Freeze what monitoring compares later windows with, beside the profile: coded rows, a sample and the attribution."""
+    profile = profiling.baseline_drift.with_stable_effects(config, profile, rows)
+    coded = profiling.binned_rows.draw_rows(config, profile, rows)
+    profile = profiling.domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
+    contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
+    attribution = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
+    sample = profiling.reference_sample.draw_sample(config, profile, rows)
+    return registry.registration.TrainedModel(fitted, training, profile, attribution, coded, sample)
 
 
 def _check_rows(config: ModelConfig, training: Snapshot, rows: pa.Table) -> None:

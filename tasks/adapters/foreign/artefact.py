@@ -24,6 +24,7 @@ from tasks.adapters.storage.aws_profile import provider
 from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.errors import ForeignModelError
+from tasks.policy.rollout.versions import RUNS_CODE
 
 MAX_BYTES = 2 * 2**30
 """Largest model that is taken in; it is read into memory when served."""
@@ -37,8 +38,6 @@ FORMATS = {
     "pyfunc": "an MLflow model",
 }
 """Formats by name, as messages call them."""
-RUNS_CODE = frozenset({"joblib", "pyfunc"})
-"""Formats that may run any code when loaded: they need `training.trust`, and a process of their own."""
 SAFE_FLAVOURS = {
     "xgboost": ("xgboost", "data"),
     "lightgbm": ("lightgbm", "data"),

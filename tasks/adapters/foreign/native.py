@@ -5,7 +5,7 @@ scikit-learn, NumPy and SciPy, and NumPy's universal functions: other functions 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, Protocol
@@ -68,8 +68,11 @@ def _library(module: str, extra: str) -> Any:
         ) from None
 
 
-def _categorical(frame: pd.DataFrame, names: set[str]) -> pd.DataFrame:
-    return frame.assign(**{name: frame[name].astype("category") for name in names & set(frame.columns)})
+def _prepared(frame: pd.DataFrame, categories: Collection[str]) -> pd.DataFrame:
+    """Return the frame with these columns as categories, and booleans with nulls, which are objects, as numbers."""
+    kinds = {name: "category" for name in categories if name in frame.columns}
+    kinds |= {name: "float64" for name in frame.columns if frame[name].dtype == object and name not in kinds}
+    return frame.astype(kinds)
 
 
 class XGBoostModel:
@@ -96,7 +99,7 @@ class XGBoostModel:
             )
 
     def predict(self, frame: pd.DataFrame) -> Floats:
-        own = _categorical(frame, self._categories)
+        own = _prepared(frame, self._categories)
         named = self.features is not None
         matrix = DMatrix(own if named else own.to_numpy(np.float32), enable_categorical=True, nthread=threads())
         return np.asarray(self._booster.predict(matrix, iteration_range=self._rounds), float)
@@ -136,9 +139,8 @@ class LightGBMModel:
         self.task = known.get(objective) or ("regression" if objective in regressions else objective)
 
     def predict(self, frame: pd.DataFrame) -> Floats:
-        texts = {name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)}
-        own = _categorical(frame, texts)
-        return np.asarray(self._booster.predict(own, num_threads=threads()), float)
+        texts = {name for name in frame.columns if isinstance(frame[name].dtype, pd.StringDtype)}
+        return np.asarray(self._booster.predict(_prepared(frame, texts), num_threads=threads()), float)
 
 
 class CatBoostModel:
@@ -154,12 +156,15 @@ class CatBoostModel:
         names = list(self._model.feature_names_ or [])
         self.features = None if names == [str(place) for place in range(len(names))] else tuple(names)
         classes = list(getattr(self._model, "classes_", []))
-        self.classes = tuple(map(_whole_text, classes)) or None
+        self.classes = tuple(map(class_text, classes)) or None
         self._categories = [names[place] for place in self._model.get_cat_feature_indices()]
         self.task = "regression" if not classes else "binary" if len(classes) == 2 else "multiclass"
 
     def predict(self, frame: pd.DataFrame) -> Floats:
-        pool = self._pool(frame, cat_features=[name for name in self._categories if name in frame.columns])
+        own = _prepared(frame, ()).assign(
+            **{name: frame[name].astype(object) for name in self._categories if name in frame.columns}
+        )
+        pool = self._pool(own, cat_features=[name for name in self._categories if name in frame.columns])
         kind = "RawFormulaVal" if self.classes is None else "Probability"
         return np.asarray(self._model.predict(pool, prediction_type=kind, thread_count=threads()), float)
 
@@ -200,7 +205,7 @@ class OnnxModel:
         outputs = self._session.run(None, given)
         found = outputs[-1]
         if isinstance(found, list):  # ZipMap: a dictionary of class and probability for each row
-            self.classes = tuple(_whole_text(name) for name in found[0]) if found else self.classes
+            self.classes = tuple(class_text(name) for name in found[0]) if found else self.classes
             found = [list(row.values()) for row in found]
         values = np.asarray(found, float)
         return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
@@ -228,7 +233,7 @@ class SkopsModel:
         self.name = type(inner).__name__
         names, classes = getattr(self._model, "feature_names_in_", None), getattr(self._model, "classes_", None)
         self.features = None if names is None else tuple(map(str, names))
-        self.classes = None if classes is None else tuple(map(_whole_text, classes))
+        self.classes = None if classes is None else tuple(map(class_text, classes))
         self.task = None if classes is None else "binary" if len(classes) == 2 else "multiclass"
         if classes is None:
             self.task = "regression"
@@ -292,7 +297,7 @@ def _optional(names: Any) -> tuple[str, ...] | None:
     return None if names is None else tuple(str(name) for name in names)
 
 
-def _whole_text(name: Any) -> str:
+def class_text(name: Any) -> str:
     """Return a class as text: 1.0 and True, as some libraries keep them, as 1 and true."""
     if isinstance(name, bool | np.bool_):
         return str(name).lower()

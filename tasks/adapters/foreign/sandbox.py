@@ -152,7 +152,7 @@ class _Child:
         else:
             logger.warning(
                 "foreign model: its process has no credentials in its environment, but user namespaces do not work here, so it "
-                "can reach the network and read this user's files"
+                "can reach the network and read this user's files and processes"
             )
         self._errors = (place / "errors").open("w+b")
         self._process = subprocess.Popen(

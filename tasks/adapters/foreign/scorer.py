@@ -5,9 +5,10 @@ version's SHA-256, like those of our own models.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,19 @@ class ForeignScorer(Scorer):
             else:
                 columns[name] = values.cast(pa.bool_()) if kind == "boolean" else values
         return self.predict(pa.table(columns))
+
+    def table_of(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Return rows of JSON values, which the encoding accepts, as a table."""
+        columns: dict[str, pa.Array] = {}
+        for name, kind in self.encoding.features:
+            values = [None if row[name] is None or row[name] != row[name] else row[name] for row in rows]
+            if kind == "categorical":
+                columns[name] = pa.array(
+                    [None if value is None else native.class_text(value) for value in values], pa.string()
+                )
+            else:
+                columns[name] = pa.array(values, pa.bool_() if kind == "boolean" else pa.float64())
+        return pa.table(columns)
 
     def synthetic_rows(self, count: int) -> pa.Table:
         """Return rows within the ranges that it was taken in with; without nulls if it accepts none."""

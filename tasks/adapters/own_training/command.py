@@ -11,7 +11,7 @@ import subprocess
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from threading import Thread
@@ -28,6 +28,7 @@ from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
+from tasks.policy.records.evidence import Usage
 
 OURS = ("PERENNIAL_", "PREFECT_", "MLFLOW_")
 """Environment variables that a command does not get, because they may hold credentials of this worker."""
@@ -46,6 +47,10 @@ class TrainedElsewhere:
     cpu_s: float
     waited_s: float
     """Seconds that the process here waited, which cost nothing more."""
+
+    def charged(self, here: Usage) -> Usage:
+        """Return what the training used in all: there, and in this process apart from waiting."""
+        return replace(here, wall_s=here.wall_s - self.waited_s + self.wall_s, cpu_s=here.cpu_s + self.cpu_s)
 
 
 def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:

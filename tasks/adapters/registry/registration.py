@@ -202,8 +202,13 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
         **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
         **({USAGE: to_json(trained.usage)} if trained.usage else {}),
         **({"origin": plain(trained.origin)} if trained.origin else {}),
-        **({registry.FOREIGN: fitted.scorer.model_format} if isinstance(fitted.scorer, ForeignScorer) else {}),
+        **(_origin(fitted) if isinstance(fitted.scorer, ForeignScorer) else {}),
     }
+
+
+def _origin(fitted: Fitted) -> dict[str, str]:
+    """Return where a model from elsewhere comes from, and the format of its files."""
+    return {**fitted.parameters, registry.FOREIGN: fitted.parameters["format"]}
 
 
 def _resolve_race(client: MlflowClient, mine: ModelVersion) -> ModelVersion:

@@ -31,6 +31,7 @@ from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout.versions import (
     CHALLENGER as CHALLENGER,
     CHAMPION as CHAMPION,
+    FOREIGN as FOREIGN,
     PREVIOUS as PREVIOUS,
     Registry,
     as_recorded,
@@ -39,8 +40,6 @@ from tasks.policy.rollout.versions import (
 
 REMARKS = "training_remarks"
 """Tag of a version with remarks on its training, as a JSON list of sentences."""
-FOREIGN = "foreign_format"
-"""Tag of a version that was trained elsewhere: the format of its files, as `tasks.adapters.foreign` names it."""
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 

@@ -16,13 +16,13 @@ from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Judgement, LedgerEntry
 from tasks.policy.rollout.probation import Degradation
 
-Action = Literal["retrain", "promote", "rollback", "rollout"]
+Action = Literal["retrain", "promote", "rollback", "rollout", "adopt"]
 MOVES = ("champion.promoted", "champion.rolled_back")
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """The request behind a run of `retrain`, `promote`, `rollout` or `rollback`: the action, the initiator and the time."""
+    """The request behind a run that changes a model, such as `retrain` or `adopt`: the action, the initiator and the time."""
 
     action: Action
     model: str

@@ -124,6 +124,10 @@ class TrafficError(PerennialError):
     """The traffic split cannot be read or was not taken over by what serves. The champion keeps all traffic."""
 
 
+class AdoptionRefused(PerennialError):
+    """A model from elsewhere does not become the champion. Nothing was moved."""
+
+
 class RolloutRefused(PerennialError):
     """The rollout is not in a state that allows this action. Nothing was changed."""
 

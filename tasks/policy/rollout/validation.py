@@ -6,7 +6,7 @@ contain `pass` with numbers that contradict it. Unknown fails. Non-inferiority a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -159,6 +159,17 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         challenger_predictions=comparison.challenger_predictions,
         champion_predictions=comparison.champion_predictions,
     )
+
+
+def as_adopted(report: ValidationReport, version: ModelVersion) -> ValidationReport:
+    """The report on a model that was trained elsewhere: what it does not pass is a warning, for a person decided to use it."""
+    source = dict(version.tags).get("adopted_from", "elsewhere")
+    unknown = (
+        f"adopted from {source}: which rows it was trained on is not known here, so it may have seen the {report.rows} rows of "
+        "this comparison"
+    )
+    verdict: Verdict = "pass" if report.verdict == "pass" else "warn"
+    return replace(report, verdict=verdict, reasons=(*report.reasons, unknown))
 
 
 def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference | None) -> list[str]:

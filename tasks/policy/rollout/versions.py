@@ -12,11 +12,15 @@ from functools import lru_cache
 
 from pydantic import ValidationError
 
-from tasks.policy.records.base import from_json
+from tasks.policy.records.base import digest, from_json
 from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion
 from tasks.policy.rollout.state import ENDED, RolloutMove
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+FOREIGN = "foreign_format"
+"""Tag of a version that was trained elsewhere: the format of its files, as `tasks.adapters.foreign` names it."""
+RUNS_CODE = frozenset({"joblib", "pyfunc"})
+"""Formats that may run any code when loaded: they need `training.trust`, and a process of their own."""
 MOVES = ("champion.promoted", "champion.rolled_back")
 STATE_TAGS = frozenset(
     (
@@ -79,6 +83,22 @@ class Registry:
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideMove:
+    """A champion that someone else set in the registry: its number, and its version if the ledger knows it."""
+
+    address: str
+    """The version in MLflow, as `models:/name/number`."""
+    version: ModelVersion | None
+    replaced: str
+    """The champion after the ledger's last move."""
+    decision_id: str
+
+    @property
+    def number(self) -> str:
+        return self.address.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectedAliases:
     """Aliases after the last move in the ledger; `entry` is the sequence number of that move."""
 
@@ -108,6 +128,32 @@ def _is_unfinished(entries: Sequence[LedgerEntry], registry: Registry, number: s
     facts = {entry.kind for entry in entries if decision_id and entry.decision_id == decision_id}
     tried = on_trial(entries, decision_id) if decision_id else None
     return "challenger.validated" in facts and not facts & {*MOVES, "challenger.rejected"} and registry.holds(tried)
+
+
+def outside_move(model: str, entries: Sequence[LedgerEntry], registry: Registry) -> OutsideMove | None:
+    """The champion that was set outside Perennial since the ledger's last move; None if there is none.
+
+    A version whose number now belongs to another run is none: the model was recreated, which no move can repair.
+    """
+    expected, now = last_move(entries, registry), registry.aliases.get(CHAMPION)
+    if expected is None or now is None or now == expected.champion:
+        return None
+    known = registered(entries).get(now)
+    if known is not None and not registry.holds(known):
+        return None
+    decision_id = digest(model, "outside", now, registry.runs.get(now, ""), str(expected.entry))
+    return OutsideMove(f"models:/{model}/{now}", known, expected.champion, decision_id)
+
+
+def why_not_trusted(version: ModelVersion, is_trusted: bool) -> str | None:
+    """Why a version may not be loaded: it can run code, and the model's file does not say `training.trust` (any more)."""
+    kind = dict(version.tags).get(FOREIGN)
+    if kind not in RUNS_CODE or is_trusted:
+        return None
+    return (
+        f"version {version.version} was adopted from a {kind} file, which can run any code when loaded, so it does not serve; "
+        "set training.trust: true in the model's file if you trust who made it, or roll back to another version"
+    )
 
 
 def changed_outside(entries: Sequence[LedgerEntry], registry: Registry) -> tuple[str, ...]:

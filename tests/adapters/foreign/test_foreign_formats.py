@@ -1,0 +1,356 @@
+"""Models of every format predict as their makers' own libraries do, and what does not fit is refused by name."""
+
+import gc
+import io
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import xgboost
+from mlflow.models import infer_signature
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import LinearSVC
+
+from tasks.adapters import foreign
+from tasks.adapters.foreign import artefact
+from tasks.adapters.models import files as model_files
+from tasks.adapters.storage.workspace import workspace as current_workspace
+from tasks.policy.records.errors import FeatureError, ForeignModelError, ModelFileError
+from tests.support.foreign_models import FEATURES, config_of, expected, frame, pipeline, stored
+from tests.support.trained_models import make_rows
+
+TASKS = ["binary", "multiclass", "regression"]
+NUMERIC = {
+    "columns": {"id": "id", "time": "time", "label": "label", "features": {"numeric": ["x", "noise"]}},
+    "validation": {"min_rows": 100},
+}
+
+
+def reloaded(scorer: foreign.ForeignScorer, folder: Path) -> foreign.ForeignScorer:
+    """Store a scorer's files and load them, as the registry does."""
+    folder.mkdir()
+    foreign.scorer.save(scorer, folder)
+    found = model_files.read(folder)
+    return foreign.scorer.load(found, model_files.sha256(found))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_skops_pipeline_predicts_as_its_maker(task, tmp_path):
+    rows, model = make_rows(task), pipeline(task)
+    address = stored(tmp_path, model, "model.skops")
+    fitted = foreign.take_in(config_of(task), address, rows)
+    later = make_rows(task, seed=5)
+    found = reloaded(fitted.scorer, tmp_path / "files").predict(later)
+    assert found == pytest.approx(expected(model, task, later))
+    assert fitted.parameters["original_sha256"] == artefact.sha256({"model.skops": Path(address).read_bytes()})
+    assert fitted.parameters["adopted_from"] == address
+    assert (fitted.rows, fitted.fitted_rows, fitted.scorer.estimator.name) == (1000, 0, type(model[-1]).__name__)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_joblib_pipeline_predicts_in_its_own_process(task, tmp_path):
+    rows, model = make_rows(task), pipeline(task)
+    scorer = foreign.take_in(config_of(task, trust=True), stored(tmp_path, model, "model.joblib"), rows).scorer
+    assert scorer.predict(rows) == pytest.approx(expected(model, task, rows))
+    assert scorer.predict(rows.slice(0, 1)) == pytest.approx(expected(model, task, rows.slice(0, 1)))
+
+
+def xgboost_model(task: str, rows: pa.Table) -> xgboost.XGBModel:
+    table = frame(rows)
+    features = table[FEATURES].assign(colour=table["colour"].astype("category"))
+    kind = xgboost.XGBRegressor if task == "regression" else xgboost.XGBClassifier
+    labels = table["label"] if task != "multiclass" else table["label"].map({"high": 0, "low": 1, "middle": 2})
+    return kind(n_estimators=10, max_depth=3, enable_categorical=True).fit(features, labels)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", ["model.ubj", "model.json"])
+def test_xgboost_file_predicts_as_its_maker(task, name, tmp_path):
+    rows = make_rows(task)
+    model = xgboost_model(task, rows)
+    model.save_model(tmp_path / name)
+    scorer = foreign.take_in(config_of(task), str(tmp_path / name), rows).scorer
+    later = make_rows(task, seed=3, rows=50)
+    own = frame(later)[FEATURES].assign(colour=frame(later)["colour"].astype("category"))
+    answer = model.predict(own) if task == "regression" else model.predict_proba(own)
+    assert reloaded(scorer, tmp_path / "files").predict(later) == pytest.approx(
+        answer[:, 1] if task == "binary" else answer, abs=1e-6
+    )
+    assert scorer.inputs.accepts_nulls
+
+
+def test_classes_are_reordered_to_those_of_the_file(tmp_path):
+    """The team's positive class comes first in its own order."""
+    rows = make_rows()
+    rows = rows.set_column(
+        rows.column_names.index("label"), "label", pa.array(np.where(frame(rows)["label"] == 1, "a", "b"))
+    )
+    model = pipeline(rows=rows)
+    config = config_of(
+        columns={
+            "id": "id", "time": "time", "label": "label", "positive_label": "a",
+            "features": {"numeric": ["x", "noise"], "categorical": ["colour"], "boolean": ["flag"]},
+        }
+    )  # fmt: skip
+    scorer = foreign.take_in(config, stored(tmp_path, model, "model.skops"), rows).scorer
+    assert scorer.classes == ("b", "a")
+    assert scorer.predict(rows) == pytest.approx(model.predict_proba(frame(rows)[FEATURES])[:, 0])
+
+
+def test_lightgbm_file_predicts_as_its_maker(tmp_path):
+    lightgbm = pytest.importorskip("lightgbm", reason="uv pip install 'perennial[lightgbm]'")
+    rows = make_rows()
+    table = frame(rows)[FEATURES].assign(colour=frame(rows)["colour"].astype("category"))
+    model = lightgbm.LGBMClassifier(n_estimators=10, verbose=-1).fit(table, frame(rows)["label"])
+    model.booster_.save_model(str(tmp_path / "model.txt"))
+    scorer = foreign.take_in(config_of(), str(tmp_path / "model.txt"), rows).scorer
+    assert scorer.predict(rows) == pytest.approx(model.predict_proba(table)[:, 1])
+    assert scorer.predict(rows.slice(3, 1)) == pytest.approx(model.predict_proba(table)[3:4, 1])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_catboost_file_predicts_as_its_maker(task, tmp_path):
+    catboost = pytest.importorskip("catboost", reason="uv pip install 'perennial[catboost]'")
+    rows = make_rows(task)
+    table = frame(rows)[FEATURES].assign(colour=frame(rows)["colour"].astype(object))
+    kind = catboost.CatBoostRegressor if task == "regression" else catboost.CatBoostClassifier
+    model = kind(iterations=10, verbose=False, cat_features=["colour"], train_dir=str(tmp_path / "info"))
+    model.fit(table, frame(rows)["label"])
+    model.save_model(str(tmp_path / "model.cbm"))
+    scorer = foreign.take_in(config_of(task), str(tmp_path / "model.cbm"), rows).scorer
+    answer = model.predict(table) if task == "regression" else model.predict_proba(table)
+    assert scorer.predict(rows) == pytest.approx(answer[:, 1] if task == "binary" else answer)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_onnx_file_predicts_as_its_maker(zipped, tmp_path):
+    pytest.importorskip("onnxruntime", reason="uv pip install 'perennial[onnx]'")
+    convert = pytest.importorskip("skl2onnx", reason="uv pip install skl2onnx")
+    rows = make_rows()
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(
+        frame(rows)[["x", "noise"]].to_numpy(np.float32), frame(rows)["label"]
+    )
+    shape = [("input", convert.common.data_types.FloatTensorType([None, 2]))]
+    content = convert.convert_sklearn(model, initial_types=shape, options={"zipmap": zipped})
+    (tmp_path / "model.onnx").write_bytes(content.SerializeToString())
+    scorer = foreign.take_in(config_of(**NUMERIC), str(tmp_path / "model.onnx"), rows).scorer
+    own = model.predict_proba(frame(rows)[["x", "noise"]].to_numpy(np.float32))[:, 1]
+    assert scorer.predict(rows) == pytest.approx(own, abs=1e-5)
+
+
+def test_onnx_pipeline_of_named_columns(tmp_path):
+    pytest.importorskip("onnxruntime", reason="uv pip install 'perennial[onnx]'")
+    convert = pytest.importorskip("skl2onnx", reason="uv pip install skl2onnx")
+    types = convert.common.data_types
+    rows, model = make_rows(), pipeline()
+    given = [
+        ("x", types.FloatTensorType([None, 1])), ("noise", types.FloatTensorType([None, 1])),
+        ("colour", types.StringTensorType([None, 1])), ("flag", types.BooleanTensorType([None, 1])),
+    ]  # fmt: skip
+    try:
+        content = convert.convert_sklearn(model, initial_types=given, options={"zipmap": False})
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # the converter may not know booleans
+        pytest.skip(f"skl2onnx cannot convert this pipeline: {type(error).__name__}")
+    (tmp_path / "model.onnx").write_bytes(content.SerializeToString())
+    scorer = foreign.take_in(config_of(), str(tmp_path / "model.onnx"), rows).scorer
+    assert scorer.predict(rows) == pytest.approx(expected(model, "binary", rows), abs=1e-5)
+
+
+def test_missing_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07")
+    with pytest.raises(ForeignModelError, match=r"needs onnxruntime, .* uv pip install 'perennial\[onnx\]'"):
+        foreign.take_in(config_of(), str(tmp_path / "model.onnx"), make_rows())
+
+
+def logged(workspace: Path, model: object, flavour: str, **given: object) -> str:
+    """Log a model to the workspace's MLflow and return its run's address."""
+    uri = current_workspace().mlflow
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    found = client.create_experiment("elsewhere", str(workspace / "artifacts"))
+    run = client.create_run(found).info
+    folder = workspace / f"logged-{flavour}"
+    getattr(mlflow, flavour).save_model(model, str(folder), pip_requirements=[], **given)
+    client.log_artifacts(run.run_id, str(folder), "model")
+    client.create_registered_model("theirs")
+    client.create_model_version("theirs", f"{run.artifact_uri}/model", run.run_id)
+    client.set_registered_model_alias("theirs", "champion", "1")
+    return run.run_id
+
+
+def test_mlflow_xgboost_model_needs_no_trust(workspace):
+    rows = make_rows()
+    model = xgboost_model("binary", rows)
+    run = logged(workspace, model, "xgboost")
+    for address in (
+        "models:/theirs@champion",
+        "models:/theirs/1",
+        f"runs:/{run}/model",
+        str(workspace / "logged-xgboost"),
+    ):
+        fitted = foreign.take_in(config_of(), address, rows)
+        assert fitted.parameters["format"] == "xgboost"
+    own = frame(rows)[FEATURES].assign(colour=frame(rows)["colour"].astype("category"))
+    assert fitted.scorer.predict(rows) == pytest.approx(model.predict_proba(own)[:, 1], abs=1e-6)
+    fitted = foreign.take_in(config_of(), "models:/theirs@champion", rows)
+    assert (fitted.parameters["original_version"], fitted.parameters["original_run"]) == ("theirs 1", run)
+
+
+def test_mlflow_sklearn_model_needs_trust_and_gives_probabilities(workspace):
+    rows, model = make_rows(), pipeline()
+    logged(workspace, model, "sklearn", serialization_format="cloudpickle")
+    with pytest.raises(ForeignModelError, match=r"theirs@champion is an MLflow model, which can run any code"):
+        foreign.take_in(config_of(), "models:/theirs@champion", rows)
+    scorer = foreign.take_in(config_of(trust=True), "models:/theirs@champion", rows).scorer
+    assert scorer.predict(rows) == pytest.approx(expected(model, "binary", rows))
+    gc.collect()
+
+
+def test_mlflow_signature_is_compared_with_the_features(workspace):
+    rows = make_rows()
+    wide = frame(rows).assign(income=1.0)[["x", "income"]]
+    model = LinearRegression().fit(wide, frame(rows)["label"])
+    logged(workspace, model, "sklearn", serialization_format="cloudpickle", signature=infer_signature(wide))
+    with pytest.raises(
+        ForeignModelError, match=r"signature reads income, which columns.features does not list.*x, noise"
+    ):
+        foreign.take_in(config_of("regression", trust=True), "models:/theirs@champion", make_rows("regression"))
+
+
+def test_unknown_mlflow_address_says_what_to_check(workspace):
+    with pytest.raises(
+        ForeignModelError, match=r"models:/nobody@champion: cannot be read from MLflow.*MLFLOW_TRACKING_URI"
+    ):
+        foreign.take_in(config_of(), "models:/nobody@champion", make_rows())
+
+
+def numbers(tmp_path: Path, model: object) -> str:
+    return stored(tmp_path, model, "model.skops")
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "message"),
+    [
+        (lambda table: LinearRegression().fit(table[["x", "noise"]], table["x"]), "binary", "was trained for regression, expected task binary"),
+        (lambda table: LogisticRegression().fit(table[["x", "noise"]], table["label"]), "regression", "was trained for binary, expected task regression"),
+        (lambda table: LogisticRegression().fit(table[["x", "noise"]], pd.cut(table["x"], 3, labels=["a", "b", "c"]).astype(str)), "multiclass", r"knows 3 classes \(a, b, c\), expected the 3 of label"),
+        (lambda table: LogisticRegression().fit(table[["x", "noise"]], pd.cut(table["x"], 4, labels=["low", "middle", "q", "r"]).astype(str)), "multiclass", "knows 4 classes"),
+        (lambda table: LinearSVC().fit(table[["x", "noise"]], table["label"]), "binary", "gives no probabilities"),
+        (lambda table: LogisticRegression().fit(table[["x", "noise"]].rename(columns={"noise": "income"}), table["label"]), "binary", "reads income, which columns.features does not list"),
+        (lambda table: LogisticRegression().fit(table[["x", "noise"]].to_numpy(), table["label"]), "binary", "cannot predict rows of this model"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(model, task, message, tmp_path):
+    address = numbers(tmp_path, model(frame(make_rows("regression" if task == "regression" else "binary")).assign(
+        label=lambda table: (table["label"] > 0.5).astype(int))))  # fmt: skip
+    with pytest.raises(ForeignModelError, match=message):
+        foreign.take_in(config_of(task), address, make_rows(task))
+
+
+def test_rows_without_a_feature_are_named(tmp_path):
+    address = stored(tmp_path, pipeline(), "model.skops")
+    with pytest.raises(FeatureError, match="column colour: not among"):
+        foreign.take_in(config_of(), address, make_rows().drop(["colour"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.bin", b"\x00\x01\x02", "is of no format that can be taken in"),
+        ("model.json", b"", "is empty, expected a model"),
+        ("model.ubj", b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner", "cannot be read as xgboost"),
+        ("model.skops", b"PK\x03\x04 schema.json", "cannot be read as skops"),
+    ],
+)
+def test_unreadable_file_is_refused(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ForeignModelError, match=message):
+        foreign.take_in(config_of(), str(tmp_path / name), make_rows())
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(ForeignModelError, match="does not exist"):
+        foreign.take_in(config_of(), str(tmp_path / "model.skops"), make_rows())
+
+
+def test_large_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(artefact, "MAX_BYTES", 1000)
+    (tmp_path / "model.ubj").write_bytes(b"{" * 1001)
+    with pytest.raises(ForeignModelError, match="holds 1,001 bytes, expected at most 1,000"):
+        foreign.take_in(config_of(), str(tmp_path / "model.ubj"), make_rows())
+
+
+@pytest.mark.attack("whoever sends a folder with a model")
+def test_folder_with_a_link_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").symlink_to("/etc/passwd")
+    with pytest.raises(ForeignModelError, match="holds the link MLmodel"):
+        foreign.take_in(config_of(), str(tmp_path / "model"), make_rows())
+
+
+def test_password_of_an_address_is_not_shown(tmp_path):
+    with pytest.raises(ForeignModelError) as refused:
+        foreign.take_in(config_of(), "s3://key:secret@bucket/model.skops?signature=abc", make_rows())
+    assert "secret" not in str(refused.value) and "abc" not in str(refused.value)
+
+
+class Guess(ClassifierMixin, BaseEstimator):
+    """An estimator of a package that skops does not know."""
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Guess(),
+        make_pipeline(FunctionTransformer(np.testing.measure), LogisticRegression()),
+        make_pipeline(FunctionTransformer(np.load), LogisticRegression()),
+    ],
+)
+@pytest.mark.attack("whoever sends a skops file")
+def test_skops_file_with_foreign_types_or_functions_is_refused(model, tmp_path):
+    """`numpy.testing.measure` runs code that is given as text, though it belongs to a trusted package."""
+    with pytest.raises(ForeignModelError, match=r"it holds .*, expected classes of sklearn, numpy, scipy only"):
+        foreign.take_in(config_of(), stored(tmp_path, model, "model.skops"), make_rows())
+
+
+@pytest.mark.attack("whoever sends a model file")
+def test_any_other_archive_counts_as_one_that_runs_code(tmp_path):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("archive/data.pkl", b"cos\nsystem\n")
+    (tmp_path / "model.pt").write_bytes(archive.getvalue())
+    with pytest.raises(ForeignModelError, match="which can run any code"):
+        foreign.take_in(config_of(), str(tmp_path / "model.pt"), make_rows())
+
+
+def test_nulls_are_refused_by_a_model_that_cannot_read_them(tmp_path):
+    rows = make_rows()
+    scorer = foreign.take_in(config_of(), stored(tmp_path, pipeline(), "model.skops"), rows).scorer
+    assert not scorer.inputs.accepts_nulls
+    gaps = rows.set_column(rows.column_names.index("x"), "x", pa.array([None, *frame(rows)["x"][1:]]))
+    with pytest.raises(
+        FeatureError, match=r"column x \(1\): holds nulls, which the adopted LogisticRegression cannot read"
+    ):
+        scorer.predict(gaps)
+    assert not any(column.null_count for column in scorer.synthetic_rows(32).columns)
+    assert np.isfinite(scorer.predict(scorer.synthetic_rows(32))).all()
+
+
+def test_changed_file_is_not_loaded(tmp_path):
+    scorer = foreign.take_in(config_of(), stored(tmp_path, pipeline(), "model.skops"), make_rows()).scorer
+    (tmp_path / "files").mkdir()
+    foreign.scorer.save(scorer, tmp_path / "files")
+    found = model_files.read(tmp_path / "files")
+    assert set(found) == {"scorer.json", "original/model.skops"}
+    registered = model_files.sha256(found)
+    with pytest.raises(ModelFileError, match="as recorded when they were registered"):
+        foreign.scorer.load({**found, "original/model.skops": b"other"}, registered)
+    assert replace(scorer).classes == ("0", "1")

@@ -1,0 +1,225 @@
+"""An adopted scikit-learn pipeline, trained elsewhere on raw pandas columns, that Perennial retrains and rolls back to."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from deployments.cli import main
+from deployments.config.model import load_model_config
+from flows.adopt import adopt
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from flows.score import score
+from tasks.adapters import ledger, registry
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import AccessRefused, AdoptionRefused, ForeignModelError, TooEarly
+from tasks.policy.records.evidence import Promotion
+from tasks.policy.rollout.versions import registered
+from tests.support.ways_in import example
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+YAML = """\
+name: churn
+owner: crm@example.com
+purpose: Chooses the customers who get a call.
+risk: low
+task: binary
+source: {kind: parquet, path: rows.parquet}
+columns:
+  id: customer
+  time: at
+  label: left
+  label_delay_hours: 12
+  features: {numeric: [tenure, spend], categorical: [plan], boolean: [discount]}
+window_days: 2
+period: {start: 2024-01-01T00:00:00Z, history_until: 2024-01-21T00:00:00Z, end: 2024-02-06T00:00:00Z}
+performance: {metric: roc_auc}
+retraining:
+  when: {trigger: metric_breach, metric: roc_auc, limit: 0.75, k: 1, m: 2}
+  cooldown_days: 4
+training: {window_days: 4, min_rows: 300, parameters: {n_estimators: 40, max_depth: 3}}
+validation: {holdout_days: 1.5, min_rows: 100}
+rollout: {mode: none}
+"""
+START, CHANGE, ROWS_PER_DAY = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 25, tzinfo=UTC), 200
+HISTORY_END = utc("2024-01-21")
+
+
+def customers(days: int = 36) -> pd.DataFrame:
+    """Return customers: short tenure makes them leave, from CHANGE on a long one does."""
+    random, count = np.random.default_rng(4), days * ROWS_PER_DAY
+    at = pd.date_range(START, periods=count, freq=timedelta(days=1) / ROWS_PER_DAY)
+    tenure, spend = random.gamma(3.0, 100.0, count), random.normal(50, 10, count)
+    plan, discount = random.choice(["basic", "plus", "pro"], count), random.random(count) < 0.3
+    sign = np.where(at < CHANGE, -1.0, 1.0)
+    score_ = sign * (tenure - 300) / 80 + (plan == "basic") - discount + random.normal(0, 0.5, count)
+    return pd.DataFrame(
+        {
+            "customer": [f"c{number}" for number in range(count)],
+            "at": at,
+            "tenure": tenure,
+            "spend": spend,
+            "plan": plan,
+            "discount": discount,
+            "left": np.where(score_ > 0.2, "yes", "no"),
+        }
+    )
+
+
+FEATURES = ["tenure", "spend", "plan", "discount"]
+
+
+def pipeline(rows: pd.DataFrame) -> Pipeline:
+    """Fit the team's pipeline as they do: raw columns of a data frame, scaled and one-hot encoded."""
+    columns = make_column_transformer(
+        (StandardScaler(), ["tenure", "spend"]), (OneHotEncoder(handle_unknown="ignore"), ["plan", "discount"])
+    )
+    return make_pipeline(columns, LogisticRegression()).fit(rows[FEATURES], rows["left"])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    rows = customers()
+    rows.to_parquet(tmp_path / "rows.parquet")
+    own = pipeline(rows[rows["at"] < utc("2024-01-15")])
+    joblib.dump(own, tmp_path / "model.joblib")
+    skops.io.dump(own, tmp_path / "model.skops")
+    path = tmp_path / "churn.yaml"
+    path.write_text(YAML, encoding="utf-8")
+    return str(path)
+
+
+def beside(model: str, name: str) -> str:
+    return str(Path(model).with_name(name))
+
+
+def trusting(model: str) -> str:
+    path = Path(model)
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("training: {", "training: {trust: true, "), encoding="utf-8"
+    )
+    return model
+
+
+def adopted(model: str, name: str = "model.skops", **given: object) -> Promotion:
+    return adopt(model, source=beside(model, name), until=HISTORY_END, requested_by="ada@example.com", **given)
+
+
+def at(day: int) -> datetime:
+    return START + timedelta(days=day)
+
+
+@pytest.mark.parametrize("name", ["model.skops", "model.joblib"])
+def test_adopted_pipeline_lives_through_the_whole_loop(model, name):
+    """Adopted, it scores; the concept changes; a challenger is trained, beats it on the same rows and is rolled back."""
+    if name == "model.joblib":
+        trusting(model)
+    first = adopted(model, name)
+    config = load_model_config(model)
+    assert (first.champion, first.previous) == ("1", None)
+    assert registry.aliases("churn") == {"champion": "1"}
+    (version,) = registered(ledger.entries("churn")).values()
+    tags = dict(version.tags)
+    assert tags["adopted_from"].endswith(name) and len(tags["original_sha256"]) == 64
+    entries = {entry.kind: entry for entry in ledger.entries("churn")}
+    assert entries["champion.promoted"].actor == "ada@example.com"
+    assert "which rows it was trained on is not known here" in first.reasons[-1]
+    assert score(model, until=at(22)).version == "1"
+    assert not monitor(model, until=at(23)).decision.retrain
+    asked = None
+    for day in (24, 26, 28, 30):
+        score(model, until=at(day))
+        judged = monitor(model, until=at(day))
+        if judged.decision.retrain:
+            asked = judged
+            break
+    assert asked is not None
+    validation = retrain(model, until=asked.as_of, decision_id=asked.decision.decision_id)
+    assert validation.champion == "1" and validation.verdict == "pass", validation.reasons
+    assert promote(model, until=asked.as_of, decision_id=asked.decision.decision_id).champion == "2"
+    assert score(model, until=at(32)).version == "2"
+    back = rollback(model, reason="the new one is slow", until=at(32), requested_by="ada@example.com")
+    assert back.champion == "1"
+    assert score(model, until=at(34)).version == "1"
+    assert config.training.trust == (name == "model.joblib")
+
+
+def test_predictions_are_those_of_the_team(model):
+    adopted(model)
+    rows = customers().head(500)
+    scorer = registry.version_files.load_scorer(registry.version("churn", "champion"))
+    own = skops.io.load(beside(model, "model.skops"), trusted=[])
+    assert np.allclose(scorer.predict(rows), own.predict_proba(rows[FEATURES])[:, 1])
+    assert np.allclose(scorer.predict_encoded(scorer.encoding.encode(rows)), scorer.predict(rows), atol=1e-4)
+
+
+def test_adoption_is_repeatable_and_only_the_first(model):
+    first = adopted(model)
+    assert adopted(model) == first
+    with pytest.raises(AdoptionRefused, match="version 1 serves, and Perennial has promoted it"):
+        adopted(model, "model.skops", decision_id="another-decision")
+    assert registry.aliases("churn") == {"champion": "1"}
+
+
+def test_profile_is_frozen_from_the_named_rows(model):
+    adopted(model, profile_start=utc("2024-01-03"), profile_end=utc("2024-01-10"))
+    version = registry.version("churn", "champion")
+    assert (version.trained.start, version.trained.end) == (utc("2024-01-03"), utc("2024-01-10"))
+    assert registry.version_files.reference_profile(version).rows == 7 * ROWS_PER_DAY
+
+
+def test_profile_must_end_before_the_compared_rows(model):
+    with pytest.raises(TooEarly, match="where the rows begin that the model is compared on"):
+        adopted(model, profile_end=utc("2024-01-20T18:00"))
+
+
+def test_model_no_better_than_a_constant_is_adopted_with_a_warning(model):
+    rows = customers()
+    rows = rows[rows["at"] < utc("2024-01-15")]
+    skops.io.dump(
+        pipeline(rows.assign(left=np.where(rows["left"] == "yes", "no", "yes"))), beside(model, "model.skops")
+    )
+    found = adopted(model)
+    assert any("worse than" in reason for reason in found.reasons)
+    (verdict,) = ledger.entries("churn", kind="challenger.validated")
+    assert '"verdict":"warn"' in verdict.body.replace(" ", "")
+
+
+def test_untrusted_format_is_not_opened(model):
+    with pytest.raises(ForeignModelError, match=r"can run any code when loaded.*training.trust: true"):
+        adopted(model, "model.joblib")
+    assert registry.aliases("churn") == {}
+
+
+def test_high_risk_needs_an_approver(model):
+    path = Path(model)
+    text = path.read_text(encoding="utf-8").replace("risk: low", "risk: high")
+    path.write_text(text + "access: {approve: [grace@example.com]}\n", encoding="utf-8")
+    with pytest.raises(AccessRefused, match="adopt was refused"):
+        adopted(model)
+    assert (
+        adopt(model, source=beside(model, "model.skops"), until=HISTORY_END, requested_by="grace@example.com").champion
+        == "1"
+    )
+
+
+def test_example_runs_as_printed(model, monkeypatch, capsys):
+    """The console example of "Your champion" adopts the model of this test, as does its YAML with a joblib file."""
+    monkeypatch.chdir(Path(model).parent)
+    monkeypatch.setenv("PERENNIAL_MODELS", str(Path(model).parent))
+    line = next(line for line in example("adopt", "console").splitlines() if "--from model.skops" in line)
+    words = line.removeprefix("perennial ").split(" #")[0].split()
+    assert main([*words, "--until", "2024-01-21"]) == 0
+    assert "churn: version 1 is the champion" in capsys.readouterr().out
