@@ -105,6 +105,8 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     """Train the candidate after window `place` (0-based) and write its losses; keep an existing file."""
     path = plan.folder / f"{place:04}.npz"
     if not path.exists():
+        if config.training.is_foreign and place == 0:
+            get_run_logger().warning("backtest: XGBoost stands in for %s", config.training.trainer)
         full, rows, seconds = _losses(config, plan, place)
         with atomic_file(path) as own, own.open("wb") as file:
             np.savez(file, loss=full, rows=rows, secs=seconds)

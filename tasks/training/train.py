@@ -131,8 +131,10 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
     rows = lake.read_labelled(training)
     _check_rows(config, training, rows)
     profile = _freeze_profile(config, training, rows)
-    elsewhere = None
-    if config.training.is_foreign and orchestration.runs.run_mode() != RunMode.REPLAY:
+    elsewhere, in_replay = None, orchestration.runs.run_mode() == RunMode.REPLAY
+    if config.training.is_foreign and in_replay:
+        get_run_logger().info("training: XGBoost stands in for %s in a replay", config.training.trainer)
+    elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
     fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows)

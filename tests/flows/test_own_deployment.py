@@ -184,9 +184,9 @@ def test_a_failed_run_refuses_the_retrain_and_the_next_attempt_starts_another(tm
     path = light(tmp_path, "raise")
     for attempt in (1, 2):
         with pytest.raises(TrainingFailed, match=r"whose run .* ended as Failed: .*\*\*\*@host/db; expected Completed"):
-            retrain(path, until=END, decision_id="failing")
+            retrain(path, until=END, decision_id="failing-1")
         assert len(marks(tmp_path)) == attempt
-    assert registry.find("light_raise", "failing") is None
+    assert registry.find("light_raise", "failing-1") is None
     assert not list((here().home / "training").iterdir())
 
 
@@ -196,10 +196,10 @@ def test_a_run_that_leaves_nothing_is_refused(tmp_path, team):
 
 
 def test_a_run_past_the_time_limit_is_cancelled(tmp_path, team):
-    path = light(tmp_path, "wait", timeout_hours=20 / 3600)
+    path = light(tmp_path, "wait", timeout_hours=45 / 3600)
     with pytest.raises(TrainingFailed, match=r"took longer than .* h \(training.timeout_hours\) and was cancelled"):
-        retrain(path, until=END, decision_id="slow")
-    assert end_of("slow") == "Cancelled"
+        retrain(path, until=END, decision_id="too-slow-1")
+    assert end_of("too-slow-1") == "Cancelled"
 
 
 def test_cancelling_ours_cancels_theirs(tmp_path, team):
@@ -208,7 +208,7 @@ def test_cancelling_ours_cancels_theirs(tmp_path, team):
 
     def run() -> None:
         try:
-            retrain(path, until=END, decision_id="cancelled")
+            retrain(path, until=END, decision_id="cancelled-1")
         except TrainingFailed as error:
             errors.append(str(error))
 
@@ -219,7 +219,7 @@ def test_cancelling_ours_cancels_theirs(tmp_path, team):
         ours = next(
             run
             for run in client.read_flow_runs()
-            if run.parameters.get("decision_id") == "cancelled" and "model" in run.parameters
+            if run.parameters.get("decision_id") == "cancelled-1" and "model" in run.parameters
         )
         client.set_flow_run_state(ours.id, Cancelling(), force=True)
     thread.join(240)
@@ -232,10 +232,10 @@ def test_a_resumed_run_waits_for_the_same_one(tmp_path, team, monkeypatch):
     wait = own_flow._wait
     monkeypatch.setattr(own_flow, "_wait", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
-        retrain(path, until=END, decision_id="resumed")
+        retrain(path, until=END, decision_id="resumed-1")
     monkeypatch.setattr(own_flow, "_wait", wait)
-    assert retrain(path, until=END, decision_id="resumed").verdict == "pass"
-    assert marks(tmp_path) == ["resumed"]
+    assert retrain(path, until=END, decision_id="resumed-1").verdict == "pass"
+    assert marks(tmp_path) == ["resumed-1"]
 
 
 def test_a_missing_deployment_is_named_by_check(tmp_path):

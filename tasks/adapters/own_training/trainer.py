@@ -34,7 +34,9 @@ def check(config: ModelConfig) -> tuple[str, ...]:
     training, found = config.training, []
     if training.function:
         check_parameters(config, "function", "rows", "config")
-        found.append("training: no rows are held back for early stopping, which is the function's own affair.")
+        found.append(
+            "training: probes and back-tests call the function too; no rows are held back, so early stopping is its own affair."
+        )
     elif training.command:
         command.check(config)
     elif training.flow:
@@ -47,7 +49,8 @@ def check(config: ModelConfig) -> tuple[str, ...]:
         estimators.try_out(config)
     if training.is_foreign:
         found.append(
-            "training: probes, back-tests and replays use XGBoost in its place; what a retrain costs is known once one has run."
+            "training: probes, back-tests and replays use XGBoost in its place; what a retrain costs is known once one has run; "
+            "early stopping is its own affair."
         )
     if training.reads_other or training.is_foreign:
         found.append(

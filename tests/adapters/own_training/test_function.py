@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.evaluation import probes
 from tasks.adapters.models import files
 from tasks.adapters.own_training import trainer
 from tasks.policy.records.errors import EstimatorError, ModelConfigError
-from tests.support.trained_models import make_config, make_rows
+from tests.support.trained_models import TRAINING, make_config, make_rows
 from tests.support.ways_in import example
 
 MODULE = """
@@ -157,6 +158,19 @@ def test_missing_values_reach_the_model_as_nan():
 def test_models_that_cannot_serve_are_refused(name, message):
     with pytest.raises(EstimatorError, match=message):
         trainer.fit(model(name), make_rows())
+
+
+@pytest.mark.parametrize(
+    ("training", "kind"),
+    [({"function": "trainers:forest"}, "Pipeline"), ({"command": ["python", "train.py"]}, "XGBClassifier")],
+)
+def test_probes_call_the_function_and_stand_in_for_a_command(training, kind, tmp_path):
+    config, rows = make_config(training={**training, "min_rows": 200}), make_rows()
+    probes.store_sample(TRAINING, rows, tmp_path)
+    probe = probes._probe(config, [TRAINING], tmp_path)
+    assert type(probe.estimator).__name__ == kind
+    (loss,) = probes.losses(config, [probe], rows)
+    assert loss < 0.5
 
 
 @pytest.mark.parametrize(
