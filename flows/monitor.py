@@ -9,7 +9,7 @@ judged with the window's evidence and moved on.
 from prefect import flow
 
 from flows.parameters import Model, Moment, run_name, scheduled_as_of
-from tasks.adapters.orchestration.runs import run_mode
+from tasks.adapters.orchestration.runs import run_as, run_mode
 from tasks.data.profile import profile_window
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.data.split import history_rows
@@ -19,9 +19,10 @@ from tasks.monitoring.drift import measure_drift
 from tasks.monitoring.performance import measure_performance
 from tasks.monitoring.probes import score_probes
 from tasks.monitoring.quality import check_quality
+from tasks.observation.comparison import compare_versions
 from tasks.policy.records.evidence import Judgement, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport
-from tasks.record.history import find_outside_move, load_judgement, load_latency, load_past, prepare_run
+from tasks.record.history import find_outside_move, load_judgement, load_latency, load_past, load_scoring, prepare_run
 from tasks.record.publication import (
     ask_for_retraining,
     emit_heartbeat,
@@ -65,6 +66,9 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         emit_heartbeat(config, recorded)
         return recorded
     check_window(config, past, window)
+    if config.predictions and not dry_run and load_scoring(config, past, window) is None:
+        run_as(run_mode(), "score", model=model, until=as_of)  # its log is evidence, so it must have been read
+        past = load_past(config)
     run = prepare_run(config, past, window, as_of, run_mode(dry_run))
     snapshot = take_snapshot(config, window, may_be_empty=True)
     land_labels(config, as_of)
@@ -80,6 +84,8 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     judgement = decide(config, run, evidence, revised, diagnosis)
     evaluate_promotion(config, run.with_labels(revised))
     recorded_now = publish_judgement(config, run, judgement)
+    if config.predictions:
+        compare_versions(config, run, judgement)
     carry_on(config, past.extended(recorded_now), window, as_of, run.mode)
     degraded = watch_fresh_champion(config, run.extended(recorded_now), _reports(judgement))
     if degraded and not dry_run:

@@ -26,7 +26,7 @@ from tasks.record.publication import publish_answer, publish_promotion
 from tasks.rollout.access import admit, check_trigger, check_verdict_time, use_override
 from tasks.rollout.approval import approval_of
 from tasks.rollout.lease import with_lease
-from tasks.rollout.promotion import promote_challenger
+from tasks.rollout.promotion import promote_challenger, require_serving
 from tasks.rollout.steps import approve_step, end_rollout, open_rollout
 
 
@@ -67,6 +67,7 @@ def promote(
     if validation.verdict == "warn" and use_override(config, request, "a warning"):
         config = config.accepting_warnings()
     challenger = find_challenger(config, validation, decision_id)
+    require_serving(config, challenger.version)
     check_verdict_time(config, request, challenger.decision_id)
     rollout = open_rollout(config, request, challenger, validation)
     if rollout is not None and rollout.status in ("running", "held"):

@@ -35,6 +35,7 @@ from tasks.record.preview import preview_retraining, preview_trial
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
 from tasks.rollout.access import admit, check_decision, check_trigger, use_override
 from tasks.rollout.lease import with_lease
+from tasks.training.readiness import require_training
 from tasks.training.shared_budget import claim_shared_budget
 from tasks.training.slots import with_training_slot
 from tasks.training.train import longest_training_s, train_challenger
@@ -70,6 +71,7 @@ def retrain(
     as_of, principal = resolve_as_of(config, until), run_identity.creator(requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
     request = RunRequest("retrain", model, principal, requested_by, as_of, wall_clock(), reason, override)
+    require_training(config)
     if dry_run:
         return _preview(config, request, decision_id, earlier)
     check_trigger(config, request)

@@ -47,7 +47,7 @@ def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-STAGES = ("data", "monitoring", "training", "rollout", "record", "replay")
+STAGES = ("data", "monitoring", "training", "rollout", "observation", "record", "replay")
 
 
 def stages() -> list[Path]:

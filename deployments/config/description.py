@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from deployments.config.blocks.predictions import PredictionSource
 from deployments.config.model import ModelConfig
 
 
@@ -54,6 +55,11 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     if other := columns.features.other:
         yield f"of {_listed(other)} only the share of missing values is monitored."
     policy = config.retraining
+    if config.predictions:
+        yield from _own_service(config, config.predictions)
+    if config.predictions and policy.advise_only:
+        yield f"trains nothing (retraining.advise_only): tells people that retraining pays when {policy.when.describe()}."
+        return
     yield f"retrains when {policy.when.describe()}."
     limits = [f"no sooner than {policy.cooldown_days:g} days after the last time"] if policy.cooldown_days else []
     if policy.max_retrains_per_month is not None:
@@ -88,7 +94,49 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
         f"days with labels (margin {config.validation.margin_in_words}{_groups(config)})."
     )
-    yield _rollout(config)
+    yield (
+        "promotes nothing: your own service decides which version answers, and its log shows that."
+        if config.predictions
+        else _rollout(config)
+    )
+
+
+def _own_service(config: ModelConfig, own: PredictionSource) -> Iterator[str]:
+    """Describe what is done with the predictions of the user's own service, and what cannot be done without its model."""
+    source = own.source
+    yield (
+        f"scores nothing: reads what your own service predicted from {source.kind} "
+        f"{source.path or source.function or source.url_env}, and joins it to rows whose time is at most "
+        f"{own.delay_hours:g} h away."
+    )
+    yield (
+        f"calls it a data fault if more than {100 * own.max_missing_share:.3g} % of a window's rows have no prediction, "
+        f"{100 * own.max_duplicate_share:.3g} % two different ones or {100 * own.max_invalid_share:.3g} % an unusable one."
+    )
+    yield (
+        f"follows the versions in {own.version}; one that is new is reported."
+        if own.version
+        else "cannot notice a new version of your service: predictions.version names no column of the log."
+    )
+    yield _side_by_side(config, own)
+    yield "explains no prediction by its features: there are no SHAP values without the model's file."
+    yield "tries no version out and rolls none back (no smoke test, no rollout, no probation): your own service does that."
+    yield "measures drift with equal weight for all features: their importance is not known."
+    yield "offers no replay, which would have to predict again; `perennial run backfill` judges past windows."
+
+
+def _side_by_side(config: ModelConfig, own: PredictionSource) -> str:
+    """Describe whether a version that predicts beside the champion is compared with it."""
+    if own.role is None:
+        return (
+            "compares no versions: predictions.role names no column of the log that tells a shadow from the champion."
+        )
+    if config.rollout.feedback:
+        return "compares no shadow: answers may change the labels (rollout.feedback: true), which a log cannot make up for."
+    return (
+        f"compares a shadow or challenger in {own.role} with the champion on rows that both predicted; a split of the traffic "
+        "is not compared, as a log does not show that units were assigned at random."
+    )
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ from deployments.config.blocks.data import Columns, Period, Source
 from deployments.config.blocks.labels import LabelSource, with_label_time
 from deployments.config.blocks.metrics import CustomMetric, with_directions
 from deployments.config.blocks.monitoring import Drift, MetricName, Performance, Quality
+from deployments.config.blocks.predictions import PredictionSource, with_advice_only
 from deployments.config.blocks.registry import RegistryRules
 from deployments.config.blocks.schedule import Schedule
 from deployments.config.blocks.training import Training
@@ -63,6 +64,7 @@ class ModelConfig(Settings):
     source: Source
     columns: Columns
     labels: LabelSource | None = None
+    predictions: PredictionSource | None = Field(None, exclude_if=lambda own: own is None)
     window_days: float = Field(ge=0.01, le=366, examples=[7.0])
     """Length of a window of production time, in days. Each window is judged once. Not needed with `window`."""
     window: Literal["month"] | None = Field(None, examples=["month"])
@@ -96,7 +98,7 @@ class ModelConfig(Settings):
             if content.get("window_days", MONTH_DAYS) != MONTH_DAYS:
                 raise ValueError(f"window is month and window_days is {content['window_days']}, expected one of them")
             content = {**content, "window_days": MONTH_DAYS}
-        content = with_label_time(with_directions(with_risk_defaults(content)))
+        content = with_advice_only(with_label_time(with_directions(with_risk_defaults(content))))
         return {key: with_own_triggers(value) if key == "retraining" else value for key, value in content.items()}
 
     @model_validator(mode="after")
@@ -108,6 +110,18 @@ class ModelConfig(Settings):
                 raise ValueError(
                     f"labels.id is {own.id!r}, expected as many columns as columns.id has: {', '.join(self.columns.id_columns)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_predictions(self) -> Self:
+        if self.predictions is None:
+            return self
+        if refusal := self.predictions.why_not(self.task, self.columns):
+            raise ValueError(refusal)
+        if self.rollout.control is not None:
+            raise ValueError(
+                "rollout.control is given beside predictions, expected one of them: your own service decides who answers"
+            )
         return self
 
     @model_validator(mode="after")
@@ -415,6 +429,9 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     if config.labels:
         own = config.labels.model_copy(update={"source": _located(path, "labels.source", config.labels.source)})
         config = config.model_copy(update={"labels": own})
+    if config.predictions:
+        place = _located(path, "predictions.source", config.predictions.source)
+        config = config.model_copy(update={"predictions": config.predictions.model_copy(update={"source": place})})
     if config.quality.suite and config.quality.suite.endswith(".json"):
         suite = (path.parent / config.quality.suite).resolve()
         _check_suite(path.name, config, suite)

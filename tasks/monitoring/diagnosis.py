@@ -122,6 +122,12 @@ def estimate_performance(
     ]
     if config.task == "multiclass" or config.performance.metric in config.metrics:
         return None
+    if not closed and config.predictions:  # the first windows of a service learn from the log of the history
+        closed = [
+            earlier
+            for earlier in lake.predicted_windows(config, config.history())
+            if evaluation.prediction_log.read_logged(config, earlier, as_of).version == logged.version
+        ]
     if not closed or not len(logged.y_pred):
         return None
     learned = [

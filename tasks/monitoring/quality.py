@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import gates, lake, profiling, registry
+from tasks.adapters import evaluation, gates, lake, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.data_quality.acceptance import decimals_of
 from tasks.policy.data_quality.expectations import window_parameters
+from tasks.policy.data_quality.logged_predictions import LogCounts, LogLimits, check_log
 from tasks.policy.data_quality.quality import Finding, check_columns, worst_first
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import WorkspaceError
@@ -34,10 +35,14 @@ SHORT = 12
 
 @dataclass(frozen=True)
 class QualityReference:
-    """Reference profile of a version and the suite learned from it; `suite` is None for versions older than suites."""
+    """Reference profile of a version and the suite learned from it; `suite` is None for versions older than suites.
+
+    `logged` counts the faults in the log of a service of the user's own; None where the predictions are ours.
+    """
 
     reference: ReferenceProfile
     suite: str | None = None
+    logged: LogCounts | None = None
 
 
 # Retried because the registry or the object store may be briefly unavailable.
@@ -52,7 +57,9 @@ def check_quality(
 ) -> QualityReport:
     """Judge a window's rows by the champion's learned suite and the owner's own suite; write the quality page."""
     baseline = QualityReference(
-        registry.version_files.reference_profile(champion), registry.version_files.expectation_suite(champion)
+        registry.version_files.reference_profile(champion),
+        registry.version_files.expectation_suite(champion),
+        _count_logged(config, snapshot) if config.predictions else None,
     )
     read = partial(lake.read_batches, snapshot) if snapshot.rows else lambda _: ()
     report = judge_quality(config, profile, baseline, read, usual_rows(history, profile.window))
@@ -61,6 +68,13 @@ def check_quality(
         "quality: %s, %s rows, %s failing: %s", report.verdict, report.rows, report.failing_rows, worst
     )
     return report
+
+
+def _count_logged(config: ModelConfig, snapshot: Snapshot) -> LogCounts | None:
+    """Count the faults in the window's log of predictions; None for a window without rows."""
+    if not snapshot.rows:
+        return None
+    return evaluation.prediction_log.count_logged(lake.read_predictions(config, snapshot.window), snapshot.rows)
 
 
 def usual_rows(history: History, window: Window) -> tuple[int, ...]:
@@ -86,6 +100,10 @@ def judge_quality(
     on_rows, on_labels = own.split(config.columns.label)
     rows = gates.great_expectations.WindowRows(read, profile, config.quality.rows_in_memory)
     findings = _findings(config, rows, baseline.reference, (learned.expectations, on_rows), recent_rows)
+    if config.predictions and baseline.logged:
+        own_log = config.predictions
+        limits = LogLimits(own_log.max_missing_share, own_log.max_duplicate_share, own_log.max_invalid_share)
+        findings = (*findings, *check_log(baseline.logged, limits))
     broken = worst_first(findings)
     verdict: Verdict = broken[0].on_failure if broken else "pass"
     holding = f"all {len(findings):,} expectations on {len(profile.features)} features hold"

@@ -15,7 +15,7 @@ from tasks.policy.decision import retraining
 from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
 from tasks.policy.economics.costs import forecast_cost
-from tasks.policy.records.base import Window, from_json, to_json
+from tasks.policy.records.base import Window, digest, from_json, to_json
 from tasks.policy.records.errors import ModelFileError, NothingToPromote, PromotionRefused
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import (
@@ -109,14 +109,24 @@ def load_scoring(config: ModelConfig, past: Past, window: Window) -> Scoring | N
 def load_latency(config: ModelConfig, past: Past, window: Window) -> Latency | None:
     """Return the latency of the version that scored a window; None if the window was not scored."""
     scoring = load_scoring(config, past, window)
-    return scoring.latency if scoring else None
+    if scoring is None or (config.predictions and not scoring.latency.batches):  # a log without times
+        return None
+    return scoring.latency
 
 
 def prepare_run(config: ModelConfig, past: Past, window: Window, as_of: datetime, mode: RunMode) -> MonitorRun:
     """Load the inputs of a `monitor` run. Raises NoChampion if the model has no champion yet."""
     champion = find_champion(config, required=True)
     history = load_history(config, past, champion, window)
-    return MonitorRun(window, as_of, champion, history, past, mode, registry_changes(config, past))
+    changes = (*registry_changes(config, past), *_changes_of_service(past, window))
+    return MonitorRun(window, as_of, champion, history, past, mode, changes)
+
+
+def _changes_of_service(past: Past, window: Window) -> tuple[str, ...]:
+    """Say which version of somebody else's service took over, as the log of this window shows."""
+    decision_id = digest(past.entries[-1].model, "observed from", window.name) if past.entries else ""
+    moves = (entry for entry in past.of("champion.promoted") if entry.decision_id == decision_id)
+    return tuple(reason for entry in moves for reason in from_json(Promotion, entry.body).reasons)
 
 
 def load_history(config: ModelConfig, past: Past, champion: ModelVersion, window: Window) -> History:

@@ -10,10 +10,11 @@ from typing import Any
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration, registry, reports
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.decision.retraining import ADVISED
 from tasks.policy.economics.placement import DEDICATED
 from tasks.policy.governance.access import Approval
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.base import Window, digest, to_json
+from tasks.policy.records.base import Window, digest, from_json, to_json
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import (
     LABELS_QUARANTINED,
@@ -119,8 +120,17 @@ def ask_for_retraining(config: ModelConfig, judgement: Judgement, past: Past) ->
         return
     if judgement.decision.retrain:
         orchestration.events.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
+    if judgement.decision.blocked_by == ADVISED and not _was_advised(judgement, past):
+        orchestration.events.announce("retraining.advised", config.name, _handover(judgement))
     if judgement.decision.go_back_to:
         orchestration.events.announce("return.requested", config.name, _handover(judgement))
+
+
+def _was_advised(judgement: Judgement, past: Past) -> bool:
+    """Return whether people were told with the window before; they are told once, until the condition no longer holds."""
+    earlier = [from_json(Judgement, entry.body) for entry in past.of("window.judged")[-5:]]
+    earlier = [other for other in earlier if other.evidence.window < judgement.evidence.window]
+    return bool(earlier) and earlier[-1].decision.blocked_by == ADVISED
 
 
 def _request(placement: Placement | None) -> str:

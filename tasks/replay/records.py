@@ -28,6 +28,11 @@ def open_replay(config: ModelConfig, windows: Sequence[Window]) -> Path:
     Raises ReplayRefused without a complete window, or if the champion was trained on rows after the first window that
     has no record yet.
     """
+    if config.predictions is not None:
+        raise ReplayRefused(
+            f"{config.name}: its predictions are those of your own service, which cannot be made again; expected a model that is "
+            "served here; judge past windows with `perennial run backfill`, and policies with `perennial backtest`"
+        )
     if not windows:
         raise ReplayRefused(
             f"{config.name}: no complete window of {config.window_length} to replay; expected start and end further apart"

@@ -44,6 +44,8 @@ Z_95 = 1.96
 def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
     """Return the outcome of the latest promotion and record it; None if it is not due or already recorded."""
     champion, past, as_of = run.champion, run.past, run.as_of
+    if champion.observed_as is not None:  # the version before has no model file that could score the same rows
+        return None
     promotions = past.of("champion.promoted")
     latest = from_json(Promotion, promotions[-1].body) if promotions else None
     if latest is None or latest.previous is None or latest.champion != champion.version or run.mode is RunMode.DRY_RUN:

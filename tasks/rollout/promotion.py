@@ -24,6 +24,15 @@ PATIENCE_S = 20.0
 """Wait for another run's lease before a move from outside is left to the next run."""
 
 
+def require_serving(config: ModelConfig, number: str) -> None:
+    """Raise PromotionRefused if a service of the user's own decides which version answers."""
+    if config.predictions is not None:
+        raise PromotionRefused(
+            f"{config.name}: version {number} is not promoted: your own service answers (predictions), expected to be told by "
+            "its log; let it serve this version, and the log's next window shows that"
+        )
+
+
 @stage
 def promote_challenger(
     config: ModelConfig, challenger: ModelVersion, validation: ValidationReport, decision_id: str

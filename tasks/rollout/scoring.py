@@ -44,6 +44,20 @@ class _Answers:
         return np.array([error is None for error in self.errors], bool)
 
 
+def is_answered(config: ModelConfig, snapshot: Snapshot) -> bool:
+    """Return whether the gateway has answered rows of the window, whose log lands by itself: nothing is scored again."""
+    log = lake.read_predictions(config, snapshot.window)
+    answered = len(log) - log["request_id"].null_count if "request_id" in log.column_names else 0
+    if not answered:
+        return False
+    say = get_run_logger().info if 2 * answered >= snapshot.rows else get_run_logger().warning
+    say(
+        "scoring: nothing is scored, the gateway logged %d answers for the %d rows of %s",
+        answered, snapshot.rows, snapshot.window.name,
+    )  # fmt: skip
+    return True
+
+
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing
 @stage(
     retries=2,

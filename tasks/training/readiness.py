@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import gates, own_training, profiling, sources
+from tasks.adapters import evaluation, gates, models, own_training, profiling, sources
 from tasks.policy.records.base import Window
-from tasks.policy.records.errors import FeatureError
+from tasks.policy.records.errors import FeatureError, TrainingRefused
 
 
 def check_training(config: ModelConfig) -> tuple[str, ...]:
@@ -32,6 +33,22 @@ def check_training(config: ModelConfig) -> tuple[str, ...]:
     return found
 
 
+def why_not_train_here(config: ModelConfig) -> str | None:
+    """Return why no model is trained here; None if the model's file says how."""
+    if config.predictions is None or not config.retraining.advise_only:
+        return None
+    return (
+        "nothing is trained here: the predictions are those of your own service (retraining.advise_only); expected a block "
+        "training, which says how; or train where your model is trained: its next version shows in the log"
+    )
+
+
+def require_training(config: ModelConfig) -> None:
+    """Raise TrainingRefused if no model is trained here."""
+    if refusal := why_not_train_here(config):
+        raise TrainingRefused(f"{config.name}: {refusal}")
+
+
 def describe_data(config: ModelConfig) -> tuple[str, ...]:
     """Describe the last window of the history in sentences. Raises SourceError if it cannot be read as configured."""
     end = config.period.history_until
@@ -47,6 +64,7 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
         else f"data: each {config.columns.id} occurs once",
     ]
     found += [f"data: {remark}"] if remark else []
+    found += _describe_log(config, window, rows, label) if config.predictions else []
     for name in rows.column_names[2:]:
         nulls = rows.column(name).null_count / len(rows)
         if pa.types.is_nested(rows.schema.field(name).type):  # Arrow does not compare lists
@@ -61,6 +79,30 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
         if config.task == "binary" and len(pc.unique(label)) != 2:
             found.append(f"data: {len(pc.unique(label))} classes in a binary model, expected 2")
     return tuple(found)
+
+
+def _describe_log(config: ModelConfig, window: Window, rows: pa.Table, labels: pa.ChunkedArray) -> list[str]:
+    """Describe what the user's own service logged for a window's rows."""
+    listed = pa.chunked_array([pa.array(config.columns.classes, pa.string())])
+    classes = models.eligibility.classes_of(config, listed if config.columns.classes else labels)
+    if config.task != "regression" and len(classes) < 2:
+        return [
+            "data: the log is not read, as the labels show fewer than 2 classes so far; list them in columns.classes"
+        ]
+    keys = rows.select([config.columns.key, config.columns.time])
+    own = sources.own_predictions.read_own_predictions(config, window, keys, classes)
+    counts = evaluation.prediction_log.count_logged(own.log, len(keys))
+    found = [
+        f"data: the log has {counts.missing:,} of {counts.rows:,} rows without a prediction, {counts.duplicates:,} with two "
+        f"different ones, {counts.invalid:,} with an unusable one" + (f"; {own.remark}" if own.remark else "")
+    ]
+    versions = pc.value_counts(own.log["version"]).to_pylist()
+    named = ", ".join(f"{each['values']} ({each['counts']:,})" for each in versions[:12])
+    found += [f"data: the log's versions are {named}"] if versions else []
+    usable = evaluation.prediction_log.predictions_of(own.log["prediction"].drop_null())
+    if config.task != "regression" and len(usable) and bool(np.isin(usable, (0.0, 1.0)).all()):
+        found.append("data: every logged probability is 0 or 1, as a class is; log the probability itself")
+    return found
 
 
 def _labels_of(config: ModelConfig, window: Window, rows: pa.Table) -> tuple[pa.Table, str | None]:

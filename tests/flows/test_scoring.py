@@ -19,7 +19,7 @@ from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Scoring, Snapshot
 from tasks.policy.rollout.traffic import TrafficSplit
-from tasks.rollout.scoring import score_window
+from tasks.rollout.scoring import is_answered, score_window
 from tests.support.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
 
 
@@ -67,6 +67,25 @@ def test_scoring_is_idempotent_per_version():
     assert lake.read_predictions(config, HOLDOUT).num_rows == 300
     score(config, snapshot, register(config, "two", turn=-1.0))
     assert lake.read_predictions(config, HOLDOUT).num_rows == 600
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_window_that_the_gateway_answered_is_not_scored_again(answered):
+    config = make_config()
+    snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=10, window=HOLDOUT))
+    rows = lake.read_rows(snapshot).slice(0, answered)
+    log = {
+        "id": rows["id"].cast(pa.string()),
+        "time": rows.column(1),
+        "prediction": pa.array([0.5] * answered, pa.float64()),
+    }
+    log |= {name: pa.array(["1"] * answered, pa.string()) for name in ("model_version", "request_id")}
+    lake.land_prediction_segment(config, "gateway", 1, pa.table(log))
+    with disable_run_logger():
+        assert is_answered(config, snapshot) == bool(answered)
+    score(config, snapshot, register(config))
+    with disable_run_logger():
+        assert is_answered(config, snapshot) == bool(answered), "what was scored here is no answer of the gateway"
 
 
 def test_empty_window_is_not_scored():

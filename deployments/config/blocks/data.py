@@ -63,7 +63,8 @@ class Source(Settings):
     query: str | None = Field(None, examples=["SELECT * FROM churn WHERE week >= :start AND week < :end"])
     """sql: a query that returns the rows of one window; :start and :end are bound as UTC times."""
     function: ImportPath | None = Field(None, examples=["mycompany.churn:read_rows"])
-    """python: `module:function`, called as function(start, end, **options). Returns a pyarrow.Table."""
+    """python: `module:function`, called as function(start, end, **options). Returns a pyarrow, pandas or Polars table (also
+    a lazy one), or any other with the Arrow PyCapsule interface, with the rows of [start, end); times need a zone."""
     options: dict[str, str | int | float | bool] = Field({}, examples=[{"delimiter": ";"}])
     """Passed to the reader (csv: `delimiter`, `encoding`, `time_format`, …) or to the Python function."""
     settle_hours: float = Field(0.0, ge=0, le=24 * 31, examples=[6.0])

@@ -35,7 +35,8 @@ class Training(Settings):
     """How a challenger is trained: by an estimator, or by exactly one of `function`, `command` and `flow`."""
 
     estimator: ImportPath | None = Field(None, examples=["sklearn.linear_model:LogisticRegression"])
-    """`module:Class` of a scikit-learn estimator. Default: XGBoost."""
+    """`module:Class` of a scikit-learn estimator, or of LightGBM or CatBoost, which are the extras `lightgbm` and `catboost`
+    of the installation. Default: XGBoost."""
     parameters: Parameters = Field({}, examples=[{"n_estimators": 200, "monotone_constraints": {"tenure_days": 1}}])
     """Passed to the estimator; for XGBoost `n_estimators`, `max_depth`, `learning_rate`, … Constraints may name features."""
     pipeline: ImportPath | None = Field(None, examples=["mycompany.churn:build"], exclude_if=lambda path: path is None)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
+from tasks.adapters.evaluation.prediction_log import logged_answers
 from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.label_alignment import align_labels, all_classes, with_columns
@@ -62,17 +63,23 @@ def compare(
 
 
 def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> _Scored | tuple[str, ...]:
-    """Return the rows with the predictions of all versions; else the faults, none if there are no rows."""
-    outcomes = [try_predict(version, rows, config.training.imported) for version in versions]
+    """Return the rows with the predictions of all versions; else the faults, none if there are no rows.
+
+    A version of somebody else's service gave its answers already: rows without one are left out for all versions.
+    """
+    for version in versions:
+        if version.observed_as is not None:
+            rows = rows.filter(pa.array(logged_answers(config, version.version, rows)[0]))
+    outcomes = [_answers(config, version, rows) for version in versions]
     faults = tuple(found for found in outcomes if isinstance(found, str))
     answers = [found for found in outcomes if not isinstance(found, str)]
     if faults or not len(rows):
         return faults
-    classes = all_classes(scorer.classes for scorer, _ in answers)
+    classes = all_classes(own for own, _ in answers)
     if config.task == "binary" and len(classes) > 2:
         return (f"the two versions have different classes ({len(classes)} in all), expected the same two",)
     labels = rows.column(config.columns.label)
-    y_true, aligned = align_labels(labels, [(scorer.classes, values) for scorer, values in answers])
+    y_true, aligned = align_labels(labels, answers)
     known = np.isfinite(y_true)
     histograms = [
         prediction_histogram(version.version, values) for version, (_, values) in zip(versions, answers, strict=True)
@@ -81,6 +88,15 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
     return _Scored(
         own, with_columns(config, y_true[known], own), [values[known] for values in aligned], classes, histograms
     )
+
+
+def _answers(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> tuple[tuple[str, ...], Floats] | str:
+    """Return the version's classes and predictions, as it logged them or as it predicts now; else why it cannot serve."""
+    if version.observed_as is not None:
+        classes = registry.classes(config.name, version.version) if config.task != "regression" else ()
+        return classes, logged_answers(config, version.version, rows)[1]
+    found = try_predict(version, rows, config.training.imported)
+    return found if isinstance(found, str) else (found[0].classes, found[1])
 
 
 def try_predict(

@@ -5,7 +5,7 @@ Only the champion's predictions are its performance: those of a challenger, serv
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.policy.comparison.predictions import missing_rows
 from tasks.policy.custom_metrics.labels import Labels
+from tasks.policy.data_quality.logged_predictions import DUPLICATE, LogCounts
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
 from tasks.policy.rollout.traffic import Role
@@ -95,6 +96,36 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
     return LoggedPredictions(version, predictions, y_true, classes, slices, read)
 
 
+def logged_answers(config: ModelConfig, version: str, rows: pa.Table) -> tuple[NDArray[np.bool_], Floats]:
+    """Return (mask of the rows for which this version's answer was logged, those answers in the order of the rows).
+
+    Rows are matched window by window, because an id identifies a row within its window.
+    """
+    times = rows[config.columns.time]
+    if not len(rows):
+        return np.zeros(0, bool), np.empty(0)
+    span = Window(pc.min(times).as_py(), pc.max(times).as_py() + timedelta(seconds=1))
+    places, parts = [], []
+    numbered = rows.append_column(_PLACE, pa.array(np.arange(len(rows))))
+    for window in lake.predicted_windows(config, span):
+        log = finite_answers(with_role(lake.read_predictions(config, window), "champion"))
+        log = log.filter(pc.equal(log["model_version"], version))
+        own = inside(numbered, config.columns.time, window)
+        found = first_match(own[config.columns.key], log["id"])
+        answered = pc.is_valid(found)
+        places.append(own[_PLACE].filter(answered).to_numpy())
+        parts.append(predictions_of(log["prediction"].take(found.filter(answered))))
+    mask = np.zeros(len(rows), bool)
+    if not places or not sum(map(len, places)):
+        return mask, np.empty(0)
+    place = np.concatenate(places)
+    mask[place] = True
+    return mask, np.concatenate([part for part in parts if len(part)])[np.argsort(place, kind="stable")]
+
+
+_PLACE = "__place"
+
+
 def with_role(log: pa.Table, *roles: Role) -> pa.Table:
     """Return the rows of the prediction log with one of these roles; rows from before there were roles are the champion's."""
     if "role" not in log.column_names:
@@ -112,6 +143,26 @@ def finite_answers(log: pa.Table) -> pa.Table:
     """Return the rows of the prediction log with a finite prediction and no error."""
     rows = answered(log)
     return rows.filter(pa.array(~missing_rows(predictions_of(rows["prediction"]))))
+
+
+def count_logged(log: pa.Table, rows: int) -> LogCounts:
+    """Count the rows of a window, of which there are `rows`, whose used answer is missing, ambiguous or unusable.
+
+    `log` has the columns id, role and error of these rows.
+    """
+    served = with_role(log, "champion", "challenger")
+    faults = pc.fill_null(served["error"].cast(pa.string()), "") if "error" in served.column_names else pa.array([])
+    ids = (
+        {
+            "double": served.filter(pc.equal(faults, DUPLICATE))["id"],
+            "invalid": served.filter(pc.and_(pc.not_equal(faults, ""), pc.not_equal(faults, DUPLICATE)))["id"],
+        }
+        if len(served)
+        else {}
+    )
+    distinct = {kind: pc.count_distinct(found).as_py() for kind, found in ids.items()}
+    missing = rows - pc.count_distinct(served["id"]).as_py()
+    return LogCounts(rows, missing, distinct.get("double", 0), distinct.get("invalid", 0))
 
 
 class ArmRows(NamedTuple):

@@ -21,6 +21,14 @@ TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 LATEST_SECOND = 1e11
 """A larger number of seconds since 1970 must have another unit, because it is past the year 5138."""
 TRUE, FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+FORMATS = tuple(
+    f"{day}{time}"
+    for day in ("%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d %b %Y", "%Y%m%d")
+    for time in (" %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "")
+)
+"""Formats that a message suggests for text times; the first that reads all of them. 03/04 may be either, so US comes first."""
+GUESSED_FROM = 1000
+"""Values that a format must read to be suggested."""
 EXACT = 2**53
 """Below it, float64 holds every integer."""
 UUID_BYTES = 16
@@ -29,16 +37,27 @@ NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.ty
 
 @dataclass(frozen=True, slots=True)
 class TimeForm:
-    """Time format of a source: zone of times without one (IANA name), format of text (strptime), unit of numbers."""
+    """Time format of a source: zone of times without one (IANA name), format of text (strptime), unit of numbers.
+
+    `is_returned`: a function returned the times; its options are its own, so none of them describes times.
+    """
 
     zone: str | None = None
     format: str | None = None
     unit: str | None = None
+    is_returned: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> "TimeForm":
-        zone, form, unit = (options.get(name) for name in ("time_zone", "time_format", "time_unit"))
-        return cls(*(None if value is None else str(value) for value in (zone, form, unit)))
+        given = (options.get(name) for name in ("time_zone", "time_format", "time_unit"))
+        zone, form, unit = (None if value is None else str(value) for value in given)
+        return cls(zone, form, unit)
+
+    def remedy(self, found: str, options: str) -> str:
+        """Return what to do about times that are not read: set `options`, or, for a function, return others."""
+        if self.is_returned:
+            return "return times with a zone, as timestamps (pandas: dt.tz_localize, Polars: dt.replace_time_zone)"
+        return f"{found}: source.options: {options}"
 
 
 def to_utc(column: pa.ChunkedArray, at: str, form: TimeForm | str | None = None) -> pa.ChunkedArray:
@@ -46,9 +65,9 @@ def to_utc(column: pa.ChunkedArray, at: str, form: TimeForm | str | None = None)
     form = form if isinstance(form, TimeForm) else TimeForm(form)
     time_zone = form.zone
     if is_text(column.type):
-        column = _parsed(column.cast(pa.string()), at, form.format)
+        column = _parsed(column.cast(pa.string()), at, form)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        return _since_1970(column, at, form.unit)
+        return _since_1970(column, at, form)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
     if not pa.types.is_timestamp(column.type):
@@ -58,8 +77,8 @@ def to_utc(column: pa.ChunkedArray, at: str, form: TimeForm | str | None = None)
         return micros.cast(MOMENT)
     if time_zone is None:
         raise SourceError(
-            f"{at} has times without a zone, expected UTC or a zone; store them with one, or set their zone: "
-            "source.options: {time_zone: UTC} (or America/New_York, …)"
+            f"{at} has times without a zone, expected UTC or a zone; "
+            + form.remedy("store them with one, or set their zone", "{time_zone: UTC} (or America/New_York, …)")
         )
     if time_zone == "UTC":
         return micros.cast(MOMENT)
@@ -69,9 +88,9 @@ def to_utc(column: pa.ChunkedArray, at: str, form: TimeForm | str | None = None)
         raise SourceError(f"{at}: time_zone is {time_zone!r}, expected an IANA name such as Europe/Berlin") from error
 
 
-def _parsed(column: pa.ChunkedArray, at: str, form: str | None = None) -> pa.ChunkedArray:
-    if form is not None:
-        return _by_format(column, at, form)
+def _parsed(column: pa.ChunkedArray, at: str, form: TimeForm) -> pa.ChunkedArray:
+    if form.format is not None:
+        return _by_format(column, at, form.format)
     for text in (column, _as_iso(column)):
         for kind in (
             MOMENT,
@@ -83,10 +102,18 @@ def _parsed(column: pa.ChunkedArray, at: str, form: str | None = None) -> pa.Chu
                 return text.cast(kind)
             except pa.ArrowInvalid:
                 continue
+    guess = next((each for each in FORMATS if _all_match(column, each)), FORMATS[0])
     raise SourceError(
-        f"{at} is text that is not all ISO 8601, expected 2013-05-01T10:15:00Z, all with a zone or all without; fix the "
-        'source, or set its format: source.options: {time_format: "%d.%m.%Y %H:%M", time_zone: UTC}'
+        f"{at} is text that is not all ISO 8601, expected 2013-05-01T10:15:00Z, all with a zone or all without; "
+        + form.remedy("fix the source, or set its format", f'{{time_format: "{guess}", time_zone: UTC}}')
     )
+
+
+def _all_match(column: pa.ChunkedArray, form: str) -> bool:
+    import pandas as pd  # only to suggest a format
+
+    known = column.drop_null().slice(0, GUESSED_FROM).to_pandas()
+    return len(known) > 0 and not pd.to_datetime(known, format=form, errors="coerce").isna().any()
 
 
 def _as_iso(text: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -110,15 +137,17 @@ def _by_format(column: pa.ChunkedArray, at: str, form: str) -> pa.ChunkedArray:
     return pa.chunked_array([pa.Array.from_pandas(times)])
 
 
-def _since_1970(column: pa.ChunkedArray, at: str, unit: str | None) -> pa.ChunkedArray:
+def _since_1970(column: pa.ChunkedArray, at: str, form: TimeForm) -> pa.ChunkedArray:
     """Convert numbers since 1970 to UTC times. The unit is required: seconds read as milliseconds are times in 1970."""
+    unit = form.unit
     if unit not in TIME_UNITS:
         most = pc.max(pc.abs(column.cast(pa.float64(), safe=False))).as_py() or 0.0
         guess = next((name for name, factor in TIME_UNITS.items() if most / factor < LATEST_SECOND), "ns")
         found = f"{at} is {column.type}, expected times" if unit is None else f"{at}: time_unit is {unit!r}"
         raise SourceError(
-            f"{found}; if they count from 1970, UTC, set their unit: source.options: {{time_unit: {guess}}} (s, ms, us or ns); "
-            "else store timestamps, or ISO 8601 text with a zone"
+            f"{found}; "
+            + form.remedy("if they count from 1970, UTC, set their unit", f"{{time_unit: {guess}}} (s, ms, us or ns)")
+            + "; else store timestamps, or ISO 8601 text with a zone"
         )
     micros = pc.multiply(column.cast(pa.float64(), safe=False), 1e6 / TIME_UNITS[unit])
     if pa.types.is_integer(column.type):  # current times in microseconds are exact as floats, nanoseconds are not
@@ -146,6 +175,8 @@ def as_number(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     if not any(check(kind) for check in NUMERIC):
         hint = "text that looks like numbers is not converted; fix the source" if is_text(kind) else "fix the source"
         hint = "list it under features.boolean" if pa.types.is_boolean(kind) else hint
+        if pa.types.is_temporal(kind):
+            hint = "derive numbers from it in the source, such as an hour, a weekday, or seconds"
         raise SourceError(f"{at} is {kind}, expected numbers; {hint}, or list it under another kind in the YAML")
     number = column.cast(pa.float64(), safe=False)
     return pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)

@@ -101,7 +101,7 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: TimeFor
         if name == columns.time:
             arrays.append(to_utc(table[name], at, form))
         elif name == columns.key:
-            arrays.append(_key(config, table, where, form))
+            arrays.append(row_key(config, table, where, form))
         elif name in numeric:
             arrays.append(as_number(table[name], at))
         elif name in boolean:
@@ -165,7 +165,7 @@ def sort_labels(
     values, faults = read_label(config, table[columns.label], f"{where}: column {columns.label!r}")
     labels = pa.table(
         {
-            columns.key: _key(config, table, where, form),
+            columns.key: row_key(config, table, where, form),
             columns.time: time,
             columns.label: values,
             label_at: pc.add(known, pa.scalar(columns.label_delay, pa.duration("us"))).cast(MOMENT),
@@ -242,7 +242,7 @@ def _in_parts(config: ModelConfig, table: pa.Table) -> bool:
     return len(config.columns.id_columns) > 1 and config.columns.key not in table.column_names
 
 
-def _key(config: ModelConfig, table: pa.Table, where: str, form: TimeForm | str | None) -> pa.ChunkedArray:
+def row_key(config: ModelConfig, table: pa.Table, where: str, form: TimeForm | str | None) -> pa.ChunkedArray:
     """Return the id of each row; several columns become one text."""
     columns = config.columns
     if not _in_parts(config, table):

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
-from xgboost import XGBModel, XGBRFClassifier, XGBRFRegressor
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.boosters.known import library_of
 from tasks.adapters.models.encoding import Codes, Encoding
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
@@ -114,8 +114,8 @@ def with_rounds(estimator: Any, rounds: int | None) -> Any:
     """Set the number of rounds and disable the estimator's own early stopping."""
     if rounds is None:
         return estimator
-    if isinstance(estimator, XGBModel):
-        return estimator.set_params(n_estimators=rounds)
+    if library := library_of(estimator):
+        return library.with_rounds(estimator, rounds)
     return estimator.set_params(max_iter=rounds, early_stopping=False)
 
 
@@ -146,14 +146,15 @@ def _is_learnable(data: TrainingData, held_back: NDArray[np.bool_], first: int =
 
 
 def _allowed(estimator: Any) -> int:
-    given = estimator.get_params()
-    return int(given.get("n_estimators") or given.get("max_iter") or 100)
+    if library := library_of(estimator):
+        return library.allowed_rounds(estimator)
+    return int(estimator.get_params().get("max_iter") or 100)
 
 
 def _can_stop_early(estimator: Any) -> bool:
-    """Whether it can stop early on given rows: XGBoost except forests, scikit-learn's gradient boosting since 1.7."""
-    if isinstance(estimator, XGBModel):
-        return not isinstance(estimator, XGBRFClassifier | XGBRFRegressor)
+    """Whether it can stop early on given rows: boosting libraries, scikit-learn's gradient boosting since 1.7."""
+    if library := library_of(estimator):
+        return library.can_stop_early(estimator)
     return "X_val" in inspect.signature(estimator.fit).parameters and "n_iter_no_change" in estimator.get_params()
 
 
@@ -161,13 +162,11 @@ def _stop(
     config: ModelConfig, estimator: Any, data: TrainingData, held_back: NDArray[np.bool_], first: int = 0
 ) -> Stopped:
     """Fit on the rows from `first` that are not held back; stop when the held-back rows improve no more."""
-    fitted, patience = ~held_back & (np.arange(len(data.target)) >= first), config.training.early_stopping_rounds
+    fitted, patience = ~held_back & (np.arange(len(data.target)) >= first), config.training.early_stopping_rounds or 1
     X, X_val = data.split(fitted, held_back)
     y, y_val = data.target[fitted], data.target[held_back]
-    if isinstance(estimator, XGBModel):
-        estimator.set_params(early_stopping_rounds=patience)
-        estimator.fit(X, y, eval_set=[(X_val, y_val)], verbose=False)
-        rounds = estimator.best_iteration + 1
+    if library := library_of(estimator):
+        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), patience)
     else:
         estimator.set_params(early_stopping=True, n_iter_no_change=patience)
         estimator.fit(X, y, X_val=X_val, y_val=y_val)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from deployments.config.blocks.data import Features
+from tasks.adapters.boosters.library import Inputs
 from tasks.adapters.lake import label_spellings
 from tasks.policy.records.errors import FeatureError
 from tasks.policy.records.reports import FeatureKind
@@ -51,16 +52,11 @@ class Encoding:
         return tuple(name for name, _ in self.features)
 
     @property
-    def booster_names(self) -> tuple[str, ...]:
-        """Feature names for XGBoost: it rejects names with [, ] or <, so if one has any, all are named by position."""
-        if any(sign in name for name in self.names for sign in "[]<"):
-            return tuple(f"feature {index}" for index in range(len(self.names)))
-        return self.names
-
-    @property
-    def feature_types(self) -> list[str]:
-        """Feature types in XGBoost's notation: c for categorical, q for quantitative."""
-        return ["c" if kind == "categorical" else "q" for _, kind in self.features]
+    def inputs(self) -> Inputs:
+        """The features as gradient boosting libraries need them."""
+        return Inputs(
+            self.names, tuple(place for place, (_, kind) in enumerate(self.features) if kind == "categorical")
+        )
 
     def encode(self, rows: Rows) -> Matrix:
         """Encode rows as float32 of shape (rows, features). Raises FeatureError on a missing column or another type."""
@@ -106,6 +102,11 @@ class RawEncoding(Encoding):
     types: dict[str, str] = field(default_factory=dict)
     nullable: tuple[str, ...] = ()
     transformer: Any = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """Nothing: the columns that the transformer makes are known to the fitted estimator alone."""
+        return Inputs((), ())
 
     def encode(self, rows: Rows) -> Any:
         """Return the transformed data frame. Raises FeatureError on a missing column or another type."""

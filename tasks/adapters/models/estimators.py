@@ -7,7 +7,6 @@ scorer that validation and serving use too.
 import difflib
 import importlib
 import inspect
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +17,15 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import get_tags
 from threadpoolctl import threadpool_limits
-from xgboost import XGBClassifier, XGBModel, XGBRegressor
-from xgboost.core import XGBoostError
+from xgboost import XGBClassifier, XGBRegressor
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.boosters.known import library_of
+from tasks.adapters.boosters.library import Setup, missing
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import SplitEncoder, TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
-from tasks.adapters.models.files import Floats, Scorer, booster_estimator
+from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
 from tasks.adapters.models.resources import threads
@@ -74,15 +74,15 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
     threadpool_limits(threads())
     stopped = choose_rounds(config, unfitted, data)
     estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
-    if isinstance(estimator, XGBModel):
-        estimator = booster_estimator(_raw(estimator, encoder.encoding_), config.task)
+    if library := library_of(kind):
+        estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
     scorer = Scorer(Pipeline([("encoder", encoder), ("estimator", estimator)]), encoder.encoding_, config.task, classes)
     return Fitted(
         scorer,
         parameters={name: str(value) for name, value in sorted(config.training.parameters.items())},
         metrics=_held_back_metrics(config, labels[stopped.held_back], stopped.y_pred),
         importance=_importance(estimator, encoder.encoding_),
-        rounds=estimator.get_booster().num_boosted_rounds() if isinstance(estimator, XGBModel) else None,
+        rounds=library.rounds(estimator) if library else None,
         fitted_rows=len(codes) - stopped.first,
         held_back_rows=int(stopped.held_back.sum()),
         rows=len(codes),
@@ -112,8 +112,7 @@ def estimator_class(config: ModelConfig) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise EstimatorError(
-            f"{config.name}: training.estimator is {path}, but {module_name} cannot be imported ({error}); "
-            "install it or fix the path"
+            f"{config.name}: training.estimator is {path}, but {missing(module_name, error)}"
         ) from error
     kind = getattr(module, name, None)
     needed = ("fit", "predict", "get_params") + (() if config.task == "regression" else ("predict_proba",))
@@ -129,7 +128,8 @@ def estimator_class(config: ModelConfig) -> Any:
 
 def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> Any:
     """Build the unfitted estimator; the YAML's parameters override ours. Raises EstimatorError on an unknown one."""
-    accepted, given = set(kind().get_params()), config.training.parameters
+    library, given = library_of(kind), config.training.parameters
+    accepted = set(library.accepted(kind) if library else kind().get_params())
     for name in given:
         if name not in accepted:
             near = difflib.get_close_matches(name, accepted, n=1)
@@ -137,12 +137,11 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
             raise EstimatorError(f"{config.name}: training.parameters.{name} is not known to {kind.__name__}; {hint}")
     is_raw = isinstance(encoding, RawEncoding)
     given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
+    if library:
+        metric, seed = config.performance, config.training.seed
+        setup = Setup(encoding.inputs, config.task, classes, metric.metric, metric.quantile, seed, threads())
+        return library.build(kind, setup, given)
     ours = {"random_state": config.training.seed, "n_jobs": threads()}
-    if issubclass(kind, XGBModel):
-        groups = given.get("interaction_constraints")
-        if isinstance(groups, list):  # as text, because the matrix has no names to look positions up by
-            given["interaction_constraints"] = json.dumps(groups)
-        return kind(**ours | _xgboost_settings(config, encoding, classes) | given)
     estimator = kind(**{name: value for name, value in ours.items() if name in accepted} | given)
     if is_raw or get_tags(estimator).input_tags.allow_nan:
         return estimator
@@ -157,11 +156,13 @@ def try_out(config: ModelConfig) -> None:
     own = RawEncoding if config.training.pipeline else Encoding
     encoding = own(kinds(config.columns.features))
     estimator = build(config, kind, encoding, classes)
-    if "n_estimators" in config.training.parameters and isinstance(config.training.parameters["n_estimators"], int):
-        estimator = with_rounds(estimator, 1) if isinstance(estimator, XGBModel) else estimator
+    library = library_of(kind)
+    failures: tuple[type[Exception], ...] = (TypeError, ValueError, *(library.failures if library else ()))
     try:
+        if library and library.allowed_rounds(estimator) > 1:
+            estimator = library.with_rounds(estimator, 1)
         estimator.fit(random.integers(0, 3, (60, max(1, len(encoding.features)))).astype(np.float32), codes)
-    except (TypeError, ValueError, XGBoostError) as error:
+    except failures as error:
         raise EstimatorError(
             f"{config.name}: training.parameters cannot be used by {kind.__name__} ({_first_line(error)}); expected values "
             "that its documentation lists"
@@ -173,29 +174,6 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _xgboost_settings(config: ModelConfig, encoding: Encoding, classes: int) -> dict[str, Any]:
-    """XGBoost settings: native categories; early stopping on the primary metric if XGBoost has it, else on log loss."""
-    loss = "mlogloss" if classes > 2 else "logloss"
-    metric = config.performance.metric
-    watched = {"mae": "mae", "rmse": "rmse", "pinball": "quantile", "roc_auc": "auc"}.get(metric, loss)
-    settings: dict[str, Any] = {
-        "tree_method": "hist",
-        "enable_categorical": True,
-        "feature_types": None if isinstance(encoding, RawEncoding) else encoding.feature_types,
-        "eval_metric": watched,
-    }
-    if metric == "pinball":
-        settings |= {"objective": "reg:quantileerror", "quantile_alpha": config.performance.quantile}
-    return settings
-
-
-def _raw(estimator: XGBModel, encoding: Encoding) -> bytearray:
-    booster = estimator.get_booster()
-    if not isinstance(encoding, RawEncoding):
-        booster.feature_names = list(encoding.booster_names)
-    return booster.save_raw("ubj")
-
-
 def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> dict[str, float]:
     """Compute every metric of the task that is defined on the held-back rows."""
     if not len(y_true):
@@ -205,15 +183,14 @@ def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> d
 
 
 def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
-    """Return each feature's share of the total gain (XGBoost), of the estimator's importances or of its |weights|.
+    """Return each feature's share of the total gain (boosting), of the estimator's importances or of its |weights|.
 
     Empty for an estimator without any, and for features of the user's own, which make other columns of them.
     """
     if isinstance(encoding, RawEncoding):
         return {}
-    if isinstance(estimator, XGBModel):
-        gains = estimator.get_booster().get_score(importance_type="total_gain")
-        raw = np.array([float(gains.get(name, 0.0)) for name in encoding.booster_names])
+    if library := library_of(estimator):
+        raw = library.gains(estimator)
     else:
         inner, step = (estimator[-1], estimator[0]) if isinstance(estimator, Pipeline) else (estimator, None)
         own = getattr(inner, "feature_importances_", None)

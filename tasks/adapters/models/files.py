@@ -1,9 +1,10 @@
 """Store a model in files that run no code when loaded, and load the scorer from them.
 
-XGBoost boosters are stored as UBJ, other estimators as skops; encoder and classes are JSON beside them. Files are read
-once, and their SHA-256 is compared with the ledger's before anything is parsed. The types that skops may build come
-from the version's own record, written when it was trained: a list inside the file would prove nothing. An attacker who
-can write to the registry could edit that record too, so types are further limited to the packages that we train with.
+Gradient boosting models are stored in their library's own format, other estimators as skops; encoder and classes are
+JSON beside them. Files are read once, and their SHA-256 is compared with the ledger's before anything is parsed. The
+types that skops may build come from the version's own record, written when it was trained: a list inside the file would
+prove nothing. An attacker who can write to the registry could edit that record too, so types are further limited to the
+packages that we train with.
 """
 
 import hashlib
@@ -18,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
-from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
+from tasks.adapters.boosters.known import library_of, library_of_files
 from tasks.adapters.models.encoding import (
     Encoding,
     Matrix,
@@ -37,7 +38,7 @@ from tasks.policy.records.errors import ModelFileError
 Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
 
-DESCRIPTION, BOOSTER, ESTIMATOR, TRANSFORMER = "scorer.json", "model.ubj", "model.skops", "transformer.skops"
+DESCRIPTION, ESTIMATOR, TRANSFORMER = "scorer.json", "model.skops", "transformer.skops"
 TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy")
 """Packages whose types any stored estimator may contain."""
 
@@ -135,8 +136,8 @@ def save(scorer: Scorer, folder: Path) -> None:
         if scorer.encoding.transformer is not None:
             (folder / TRANSFORMER).write_bytes(_skops_content(scorer.encoding.transformer))
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
-    if isinstance(scorer.estimator, XGBModel):
-        (folder / BOOSTER).write_bytes(scorer.estimator.get_booster().save_raw("ubj"))
+    if library := library_of(scorer.estimator):
+        (folder / library.file).write_bytes(library.dump(scorer.estimator, scorer.encoding.inputs.names))
     else:
         (folder / ESTIMATOR).write_bytes(_skops_content(scorer.estimator))
 
@@ -170,7 +171,7 @@ def read(folder: Path) -> dict[str, bytes]:
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
     if DESCRIPTION not in files:
         raise ModelFileError(
-            f"{folder}: holds {', '.join(files) or 'no file'}, expected {DESCRIPTION} and {BOOSTER} or {ESTIMATOR}; "
+            f"{folder}: holds {', '.join(files) or 'no file'}, expected {DESCRIPTION} and model.ubj, or a file of another kind; "
             "the version cannot be served, roll back to another or train again"
         )
     return files
@@ -221,7 +222,7 @@ def scorer_types(scorer: Scorer, packages: tuple[str, ...]) -> tuple[str, ...]:
 
 def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
     """Return the types of an estimator or transformer as `scorer_types` does."""
-    if isinstance(estimator, XGBModel):
+    if library_of(estimator):
         return ()
     import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
 
@@ -250,11 +251,10 @@ def _parse(
         {name: tuple(values) for name, values in description["categories"].items()},
     )
     task: Task = description["task"]
-    estimator = (
-        booster_estimator(files[BOOSTER], task)
-        if BOOSTER in files
-        else _skops(files[ESTIMATOR], trusted_types, packages)
-    )
+    if library := library_of_files(files):
+        estimator = library.load(files[library.file], task, threads())
+    else:
+        estimator = _skops(files[ESTIMATOR], trusted_types, packages)
     raw = description.get("raw")
     if raw is not None:
         transformer = _skops(files[TRANSFORMER], trusted_types, packages) if TRANSFORMER in files else None
@@ -281,14 +281,6 @@ def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, 
             "name that one there to serve it"
         )
     return skops.io.loads(content, trusted=needed)
-
-
-def booster_estimator(ubj: bytes | bytearray, task: Task) -> XGBModel:
-    """Wrap a stored booster as a scikit-learn estimator."""
-    estimator = (XGBRegressor if task == "regression" else XGBClassifier)(n_jobs=threads())
-    estimator.load_model(bytearray(ubj))
-    estimator.get_booster().set_param({"nthread": threads()})
-    return estimator
 
 
 def _load_pyfunc(folder: str) -> Scorer:

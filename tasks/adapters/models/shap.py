@@ -1,18 +1,17 @@
-"""SHAP values from XGBoost itself: each feature's contribution to a prediction, on a bounded number of rows.
+"""SHAP values from the boosting library itself: each feature's contribution to a prediction, on a bounded number of rows.
 
-Exact tree SHAP costs rows × leaves × depth². For models above EXACT_TREES trees, XGBoost's own approximation is used
-(one walk per tree). The choice depends on the model alone, so training and windows are always comparable.
+Exact tree SHAP costs rows × leaves × depth². For models above EXACT_TREES trees, the library's own approximation is used
+if it has one (one walk per tree). The choice depends on the model alone, so training and windows are always comparable.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from xgboost import DMatrix, XGBModel
 
+from tasks.adapters.boosters.known import library_of
 from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Floats, Scorer
-from tasks.adapters.models.resources import threads
 
 ROWS = 500
 FROZEN_ROWS = 1000
@@ -25,20 +24,14 @@ def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats |
 
     Multiclass: the contributions to each row's predicted class. None for other estimators, own features or missing columns.
     """
-    names = scorer.encoding.names
-    if isinstance(scorer.encoding, RawEncoding):
+    encoding, library = scorer.encoding, library_of(scorer.estimator)
+    if isinstance(encoding, RawEncoding):
         return None  # the booster sees what the user's transformer made of the features
-    if not isinstance(scorer.estimator, XGBModel) or not len(rows) or not set(names) <= set(rows.column_names):
+    if not library or not len(rows) or not set(encoding.names) <= set(rows.column_names):
         return None
-    drawn = rows.take(sample_indices(len(rows), limit))
-    booster = scorer.estimator.get_booster()
-    types = scorer.encoding.feature_types
-    encoded = scorer.encoding.encode(drawn)
-    matrix = DMatrix(
-        encoded, feature_names=booster.feature_names, feature_types=types, enable_categorical=True, nthread=threads()
-    )
-    approximate = booster.num_boosted_rounds() * max(1, len(scorer.classes) - 1) > EXACT_TREES
-    found = np.asarray(booster.predict(matrix, pred_contribs=True, approx_contribs=approximate), float)
+    encoded = encoding.encode(rows.take(sample_indices(len(rows), limit)))
+    approximate = library.rounds(scorer.estimator) * max(1, len(scorer.classes) - 1) > EXACT_TREES
+    found = library.contributions(scorer.estimator, encoded, encoding.inputs, approximate)
     if found.ndim == 3:
         decided = found.sum(axis=2).argmax(axis=1)
         found = found[np.arange(len(found)), decided]

@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from sklearn.pipeline import Pipeline
-from xgboost import XGBModel
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.boosters.known import library_of
 from tasks.adapters.lake import label_spellings
 from tasks.adapters.models import eligibility, files
 from tasks.adapters.models.encoding import RawEncoding, category_texts, fitted_encoder, raw_encoding
 from tasks.adapters.models.estimators import Fitted, in_order
-from tasks.adapters.models.files import Scorer, booster_estimator
+from tasks.adapters.models.files import Scorer
+from tasks.adapters.models.resources import threads
 from tasks.adapters.own_training.imports import imported
 from tasks.adapters.own_training.snapshot_files import training_rows
 from tasks.policy.records.errors import EstimatorError, ModelFileError
@@ -36,8 +37,8 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     except ModelFileError as error:
         raise EstimatorError(f"{_place(config)}: {error}") from None
     parameters = {name: str(value) for name, value in sorted(config.training.parameters.items())}
-    booster = scorer.estimator if isinstance(scorer.estimator, XGBModel) else None
-    rounds = booster.get_booster().num_boosted_rounds() if booster else None
+    library = library_of(scorer.estimator)
+    rounds = library.rounds(scorer.estimator) if library else None
     return Fitted(scorer, parameters, {}, {}, rounds, fitted_rows=len(rows), held_back_rows=0, rows=len(rows))
 
 
@@ -51,10 +52,15 @@ def _scorer(config: ModelConfig, model: Any, raw: RawEncoding, classes: tuple[st
         )
     order = () if config.task == "regression" else _order(config, model, classes)
     transformer, estimator = None, model
-    if isinstance(model, Pipeline) and isinstance(model[-1], XGBModel):
+    if isinstance(model, Pipeline) and library_of(model[-1]):
         transformer, estimator = (model[:-1] if len(model) > 1 else None), model[-1]
-    if isinstance(estimator, XGBModel):
-        estimator = booster_estimator(estimator.get_booster().save_raw("ubj"), config.task)
+    if library := library_of(estimator):
+        if library.package == "catboost":  # ours is wrapped, because it reads codes
+            raise EstimatorError(
+                f"{_place(config)}, which returned a CatBoost model, expected XGBoost, LightGBM or scikit-learn; train "
+                "CatBoost by training.estimator, or by training.command, which saves it as a cbm file"
+            )
+        estimator = library.load(library.dump(estimator, ()), config.task, threads())
     encoding = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
     pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
     return Scorer(pipeline, encoding, config.task, classes, order)

@@ -1,6 +1,7 @@
 from . import (
     database as database,
     lineage as lineage,
+    observed as observed,
     registration as registration,
     relocation as relocation,
     version_files as version_files,

@@ -22,6 +22,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.boosters.known import library_of
 from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.files import Scorer
@@ -81,8 +82,14 @@ def manifest(
         threads=threads(),
         sha256=sha256,
         code_version=code_version(),
-        libraries={name: installed_version(name) for name in LIBRARIES},
+        libraries={name: installed_version(name) for name in libraries(fitted.scorer)},
     )
+
+
+def libraries(scorer: Scorer) -> tuple[str, ...]:
+    """Return the packages that a version needs: the usual ones, and the library of its estimator."""
+    library = library_of(scorer.estimator)
+    return tuple(dict.fromkeys((*LIBRARIES, *([library.package] if library else []))))
 
 
 def _estimator(config: ModelConfig, scorer: Scorer) -> str:
@@ -134,6 +141,6 @@ def save_for_mlflow(config: ModelConfig, scorer: Scorer, files: Path, target: Pa
             loader_module=type(scorer).__module__,
             data_path=str(files),
             signature=signature(config, scorer),
-            pip_requirements=[f"{name}=={installed_version(name)}" for name in LIBRARIES],
+            pip_requirements=[f"{name}=={installed_version(name)}" for name in libraries(scorer)],
             mlflow_model=Model(),
         )

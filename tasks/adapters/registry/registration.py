@@ -73,7 +73,7 @@ def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> Mo
         folder = Path(place)
         manifest = _write_files(folder, config, trained, decision_id)
         tags = _tags(config, trained, manifest)
-        experiment = _ensure_model(client, config)
+        experiment = ensure_model(client, config)
         lease.check(config.name)
         run_id = client.create_run(experiment, run_name=f"{config.name} {training.window.name}").info.run_id
         finished = False
@@ -123,7 +123,7 @@ def _write_files(
     return manifest
 
 
-def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
+def ensure_model(client: MlflowClient, config: ModelConfig) -> str:
     """Create the registered model and its experiment, named after the model, if absent; return the experiment's id."""
     try:
         client.create_registered_model(config.name, tags={"owner": config.owner}, description=plain(config.purpose))

@@ -20,7 +20,7 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import from_json
 from tasks.policy.records.binned_rows import CodedRows
-from tasks.policy.records.errors import ModelFileError
+from tasks.policy.records.errors import ModelFileError, NoModelFile
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 
@@ -39,8 +39,13 @@ def load_scorer(version: ModelVersion, imported: tuple[str, ...] = (), fresh: bo
 
     The hash and the trusted types are the ledger's, as `registry.version` returns them. `imported` are the import
     paths in the model's file; types of their packages are allowed. Boosters need none. Raises ModelFileError on missing or
-    altered files and on types of other packages.
+    altered files and on types of other packages, NoModelFile for a version of somebody else's service.
     """
+    if version.observed_as is not None:
+        raise NoModelFile(
+            f"{version.model} version {version.version} is {version.observed_as!r} of your own service, whose predictions are "
+            "only read; expected a version with a model file: train one (perennial run retrain), or change it in your service"
+        )
     load = _scorer.__wrapped__ if fresh else _scorer
     trusted_types = tuple(json.loads(dict(version.tags).get("trusted_types", "[]")))
     scorer: Scorer = load(

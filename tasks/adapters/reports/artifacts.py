@@ -152,6 +152,11 @@ def publish_outcome(model: str, version: str, outcome: Outcome) -> None:
     )
 
 
+def publish_comparison(model: str, verdict: str) -> None:
+    """Publish how a version of somebody else's service compares with its champion."""
+    create_markdown_artifact(f"# {model}\n\n{plain(verdict)}", key=key("comparison", model), description=plain(verdict))
+
+
 def _differences(differences: tuple[MetricDifference, ...]) -> str:
     rows = [
         (

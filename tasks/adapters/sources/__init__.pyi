@@ -5,6 +5,7 @@ from . import (
     limits as limits,
     nycflights as nycflights,
     own_labels as own_labels,
+    own_predictions as own_predictions,
     read as read,
     sql as sql,
 )

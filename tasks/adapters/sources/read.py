@@ -41,6 +41,9 @@ OPTIONS = {
     "sql": TIMES,
 }
 
+TABLES = "a pyarrow, pandas or Polars table, or another one with __arrow_c_stream__"
+UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
+
 
 def read_window(config: ModelConfig, window: Window) -> pa.Table:
     """Read the rows of one window, without labels, in the columns and types of `schemas.conform_rows`.
@@ -115,12 +118,13 @@ def read_columns(config: ModelConfig, window: Window, columns: Sequence[str]) ->
 
 def time_form(config: ModelConfig) -> TimeForm:
     """Return the format of the source's times. A function must return times with a zone."""
-    return TimeForm() if config.source.kind == "python" else TimeForm.of(config.source.options)
+    return TimeForm(is_returned=True) if config.source.kind == "python" else TimeForm.of(config.source.options)
 
 
 def check_function(config: ModelConfig) -> None:
     """Raise SourceError if the source is a function that cannot be imported."""
-    for source in (config.source, *([config.labels.source] if config.labels else [])):
+    elsewhere = [own.source for own in (config.labels, config.predictions) if own is not None]
+    for source in (config.source, *elsewhere):
         if source.kind == "python":
             _function(config.model_copy(update={"source": source}))
 
@@ -139,7 +143,7 @@ def _function(config: ModelConfig) -> Callable[..., Any]:
 def _call(config: ModelConfig, window: Window) -> pa.Table:
     function = _function(config)
     try:
-        found = function(window.start, window.end, **config.source.options)
+        return _as_table(function(window.start, window.end, **config.source.options), where(config))
     except SourceError:
         raise
     except Exception as error:  # noqa: BLE001 – user code may raise anything; re-raised as SourceError
@@ -148,18 +152,65 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
         places = dict.fromkeys(f"{at.name}, {Path(at.filename).name} line {at.lineno}" for at in ends)
         raise SourceError(
             f"{where(config)}: the function failed on window {window.name} ({reason_of(error)}; raised in "
-            f"{', through '.join(reversed(places))}); expected a pyarrow.Table"
+            f"{', through '.join(reversed(places))}); expected {TABLES}"
         ) from None  # the cause may quote a URL with credentials and signature, as clients do
+
+
+def _as_table(found: Any, at: str) -> pa.Table:
+    """Return what a function returned as an Arrow table, by the Arrow PyCapsule protocol where it is not Arrow already.
+
+    https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html: Polars, DuckDB, Ibis and others speak it.
+    """
     if isinstance(found, pd.DataFrame):
-        try:
-            return pa.Table.from_pandas(found, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            raise SourceError(
-                f"{where(config)}: returned a pandas table with a column of mixed types, expected one type per column"
-            ) from None  # Arrow quotes the value, which may identify a person
-    if not isinstance(found, pa.Table):
-        raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow or pandas table")
-    return found
+        return _from_pandas(found, at)
+    if hasattr(found, "collect") and not hasattr(found, "__arrow_c_stream__"):  # a lazy query of Polars
+        found = found.collect()
+    if isinstance(found, pa.RecordBatch):
+        found = pa.Table.from_batches([found])
+    if not hasattr(found, "__arrow_c_stream__"):
+        raise SourceError(f"{at}: returned {type(found).__name__}, expected {TABLES}")
+    try:
+        reader = pa.RecordBatchReader.from_stream(found)
+    except UNREADABLE as error:
+        raise SourceError(
+            f"{at}: returned a {type(found).__name__} that Arrow cannot read ({reason_of(error)}), expected {TABLES}, with "
+            "numbers, text, booleans and times; cast or drop the column"
+        ) from None
+    table = reader.read_all()
+    for place, column in enumerate(table.columns):
+        if pa.types.is_dictionary(column.type) and pa.types.is_string_view(column.type.value_type):
+            table = table.set_column(place, table.column_names[place], _without_views(column))
+    return table
+
+
+def _from_pandas(found: pd.DataFrame, at: str) -> pa.Table:
+    """Convert a pandas table; an index with a name is a column, as after `groupby` and `set_index`, any other is dropped."""
+    named = [name for name in found.index.names if name is not None and name not in found.columns]
+    found = found.reset_index(level=named) if named else found
+    try:
+        return pa.Table.from_pandas(found, preserve_index=False)
+    except (*UNREADABLE, ValueError):  # a name that occurs twice
+        for name in found.columns[~found.columns.duplicated()]:
+            _require_readable(found[name], f"{at}: column {name!r} of the pandas table")
+        raise SourceError(
+            f"{at}: returned a pandas table in which a column's name occurs twice, expected once"
+        ) from None
+
+
+def _require_readable(column: "pd.Series[Any] | pd.DataFrame", at: str) -> None:
+    try:
+        pa.array(column, from_pandas=True) if column.ndim == 1 else None
+    except UNREADABLE:  # Arrow quotes the value, which may identify a person
+        raise SourceError(
+            f"{at} is {column.dtype} and holds mixed types, or a type that Arrow does not have; expected one of numbers, text, "
+            "booleans or times"
+        ) from None
+
+
+def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return Polars' categories as a dictionary of text; Arrow cannot cast one of string views (pyarrow 25)."""
+    chunks = [pa.DictionaryArray.from_arrays(one.indices, one.dictionary.cast(pa.string())) for one in column.chunks]
+    return pa.chunked_array(chunks, pa.dictionary(column.type.index_type, pa.string()))
 
 
 def inside(rows: pa.Table, window: Window) -> pa.Table:

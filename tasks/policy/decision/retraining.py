@@ -19,6 +19,8 @@ from tasks.policy.triggers.combinators import Condition
 from tasks.policy.triggers.schedule import day, is_reached
 
 MONTH = timedelta(days=30)
+ADVISED = "advise_only"
+"""`blocked_by` of a decision that people are told, and nothing carries out."""
 
 
 class RetrainingPolicy(Settings):
@@ -38,6 +40,8 @@ class RetrainingPolicy(Settings):
         3, ge=1, examples=[2], exclude_if=lambda count: bool(count == 3)
     )  # left out of ids, as always_valid
     """Require action once this many retrains have not brought the metric back within its limit."""
+    advise_only: bool = Field(False, examples=[True], exclude_if=lambda only: not only)
+    """Judge and tell people when retraining pays, but start nothing. Default with `predictions` and no `training`: true."""
 
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a condition names."""
@@ -77,7 +81,7 @@ def decide_retraining(model: str, policy: RetrainingPolicy, case: Case, diagnosi
         block = _block(policy, case)
         would_change = (block[2],) if block else would_change
     elif result.go_back_to and block is None:
-        block = _too_soon(policy, case)
+        block = _too_soon(policy, case) or _advice(policy, f"returning to version {result.go_back_to} pays")
         would_change = (block[2],) if block else would_change
     reasons = (block[1], *result.reasons) if block else result.reasons
     unresolved = case.history.unresolved if PERFORMANCE_TRIGGERS & set(result.triggers) else None
@@ -141,7 +145,18 @@ def _block(policy: RetrainingPolicy, case: Case) -> tuple[str, str, str] | None:
         alone = over_budget(case.budget, 0.0, case.cost_usd)
         later = "" if alone else ", or once enough of the spending is 30 days old"
         return "budget", refusal, f"would retrain with a larger budget{later}"
-    return None
+    return _advice(policy, "retraining pays")
+
+
+def _advice(policy: RetrainingPolicy, what: str) -> tuple[str, str, str] | None:
+    """Where somebody else trains the model, a decision is theirs to carry out."""
+    if not policy.advise_only:
+        return None
+    return (
+        ADVISED,
+        f"{what}, by the evidence below; nothing is trained here (retraining.advise_only)",
+        "would start a retrain with retraining.advise_only: false",
+    )
 
 
 def _rolling_out(rollout: str) -> tuple[str, str, str]:

@@ -82,6 +82,10 @@ class TrainingFailed(TrainingRefused):
     """A command or a flow of the user's own failed, took too long, or left no model that can be used."""
 
 
+class ObservationRefused(PerennialError):
+    """The history of somebody else's model cannot be a reference for its later windows."""
+
+
 # registry
 
 
@@ -103,6 +107,10 @@ class ForeignModelError(PerennialError):
 
 class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
+
+
+class NoModelFile(ModelFileError):
+    """A version of somebody else's service, whose predictions are only read: it can be neither loaded nor promoted."""
 
 
 # rollout

@@ -39,6 +39,8 @@ class Usage:
 
 USAGE = "usage"
 """Tag of a version that holds the resources its training used, as JSON."""
+OBSERVED = "observed_as"
+"""Tag of a version of somebody else's service: its name in the service's log of predictions. It has no model file."""
 LABELS_QUARANTINED, LABELS_SOUND = "labels.quarantined", "labels.sound"
 """Ledger entries for windows whose labels cannot be trusted, and for those whose labels are sound again."""
 DiagnosisKind = Literal[
@@ -226,6 +228,11 @@ class ModelVersion:
     training_rows: int
     sha256: str
     tags: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def observed_as(self) -> str | None:
+        """The version's name in the log of the service that has it; None for a version with a model file."""
+        return dict(self.tags).get(OBSERVED)
 
 
 def scoring_id(model: str, window: Window) -> str:

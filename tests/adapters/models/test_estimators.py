@@ -166,7 +166,6 @@ def test_default_training_adapts_to_concept_drift(task):
         ({"parameters": {"n_estimator": 10}}, "did you mean n_estimators"),
         ({"parameters": {"max_depth": "deep"}}, "training.parameters cannot be used by XGBClassifier"),
         ({"parameters": {"learning_rate": "fast"}}, "training.parameters cannot be used by XGBClassifier"),
-        ({"estimator": "lightgbm:LGBMClassifier"}, "lightgbm cannot be imported"),
         (
             {"estimator": "sklearn.ensemble:RandomForestClassifier", "parameters": {"max_depth": -3}},
             "cannot be used by",

@@ -118,7 +118,7 @@ def test_model_predicts_the_same_after_a_round_trip(name, task, tmp_path):
     folder.mkdir()
     again = restored(config, scorer, folder)
     np.testing.assert_array_equal(again.predict(rows), scorer.predict(rows))
-    assert (folder / files.BOOSTER).exists() == (name == "boosted")
+    assert (folder / "model.ubj").exists() == (name == "boosted")
     y_true, y_pred = again.predict_labelled(make_rows(task, seed=1), make_rows(task, seed=1)["label"])
     hits = (
         (y_pred > 0.5) == y_true

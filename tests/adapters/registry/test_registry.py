@@ -230,18 +230,23 @@ def test_forest_is_served_with_trusted_types():
     assert version_files.load_scorer(version, fresh=True).predict(make_rows()).shape == (1000,)
 
 
-def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch):
+@pytest.mark.parametrize("estimator", [None, "lightgbm:LGBMClassifier", "catboost:CatBoostClassifier"])
+def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch, estimator):
     monkeypatch.setenv(
         "MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}"
     )  # otherwise MLflow creates one here
-    version = register(CONFIG)
+    training = {"estimator": estimator, "parameters": {"n_estimators": 20}, "min_rows": 200}
+    version = register(make_config(training=training))
     rows = make_rows(seed=3)
     location = registry.client().get_model_version("binary_model", "1").source
     served = mlflow.pyfunc.load_model(location)
     np.testing.assert_array_equal(
         served.predict(rows.select(["x", "noise", "colour", "flag"]).to_pandas()),
-        version_files.load_scorer(version).predict(rows),
+        version_files.load_scorer(version, fresh=True).predict(rows),
     )
+    package = (estimator or "xgboost:").partition(":")[0]
+    requirements = Path(mlflow.pyfunc.get_model_dependencies(location)).read_text(encoding="utf-8")
+    assert f"{package}=={installed_version(package)}" in requirements
 
 
 def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):

@@ -176,7 +176,7 @@ def test_broken_source_function_is_named() -> None:
         match=r"the function failed on window .*KeyError: 'no such tariff'; raised in fail, test_source_errors.py line \d+\)",
     ):
         read_window(source("python", function=f"{here}:fail"), WINDOW)
-    with pytest.raises(SourceError, match=r"returned NoneType, expected a pyarrow or pandas table"):
+    with pytest.raises(SourceError, match=r"returned NoneType, expected a pyarrow, pandas or Polars table"):
         read_window(source("python", function=f"{here}:give_rows", options={"missing": True}), WINDOW)
 
 

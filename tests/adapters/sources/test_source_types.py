@@ -1,5 +1,6 @@
 """Types and times written by other tools: read correctly, or refused with cause and remedy."""
 
+import re
 import sqlite3
 import uuid
 from datetime import timedelta
@@ -7,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.sources.read import read_labels, read_window
+from tasks.adapters.sources.read import read_window
 from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.source_tables import parquet
@@ -87,14 +87,23 @@ def test_time_in_wrong_format_is_not_quoted(tmp_path):
     assert "soon" not in str(caught.value)
 
 
-def give_pandas(start: Any, end: Any) -> pd.DataFrame:
-    return TABLE.to_pandas()
+@pytest.mark.parametrize(
+    "form", ["%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %I:%M %p", "%d %b %Y", "%Y%m%d %H:%M"]
+)
+def test_an_unknown_time_format_is_suggested(tmp_path, form):
+    """Days past the 12th tell US order from the other; what is suggested reads them."""
+    moments = [WINDOW.start.replace(day=13 + row % 15, hour=row % 24) for row in range(COUNT)]
+    with pytest.raises(SourceError, match=re.escape(f'source.options: {{time_format: "{form}", time_zone: UTC}}')):
+        read(tmp_path, "at", [moment.strftime(form) for moment in moments])
 
 
-def test_a_function_may_return_a_pandas_table():
-    config = model(source={"kind": "python", "function": f"{__name__}:give_pandas"})
-    assert read_window(config, WINDOW).num_rows == COUNT
-    assert read_labels(config, WINDOW).num_rows == COUNT
+@pytest.mark.parametrize(
+    "values",
+    [pa.array([1] * COUNT, pa.duration("s")), pa.array([1] * COUNT, pa.date32()), TABLE["at"].combine_chunks()],
+)
+def test_times_as_numbers_are_refused_with_a_way_out(tmp_path, values):
+    with pytest.raises(SourceError, match="expected numbers; derive numbers from it in the source, such as an hour"):
+        read(tmp_path, "amount", values)
 
 
 @pytest.mark.parametrize(
