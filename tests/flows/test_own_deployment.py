@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.settings import PREFECT_API_URL
@@ -66,13 +67,16 @@ def team(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iter
     """Serve the page's flow, and a light one, in a process of the team's; return its folder, which has its registry."""
     folder = tmp_path_factory.mktemp("team")
     (folder / "team_flows.py").write_text(example("training", "python", 2) + SERVE, encoding="utf-8")
-    (folder / "registry").rmdir() if (folder / "registry").exists() else None
     prepare_registry(folder / "registry")
+    address = f"sqlite:///{folder / 'registry' / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=address, registry_uri=address)
+    client.create_experiment("team", artifact_location=str(folder / "artifacts"))
     environment = {
         **os.environ,
         "PREFECT_API_URL": PREFECT_API_URL.value(),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'registry' / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_EXPERIMENT_NAME": "team",
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
