@@ -38,7 +38,7 @@ from tasks.rollout.lease import with_lease
 from tasks.training.readiness import require_training
 from tasks.training.shared_budget import claim_shared_budget
 from tasks.training.slots import with_training_slot
-from tasks.training.train import train_challenger
+from tasks.training.train import longest_training_s, train_challenger
 from tasks.training.validation import validate_challenger
 
 
@@ -88,9 +88,8 @@ def retrain(
         return refuse_retraining(config, request, decision_id, refusal)
     land_labels(config, as_of)
     training, holdout = split_labelled_rows(config, as_of)
-    challenger = (
-        find_earlier(config, earlier, decision_id) if earlier else train_challenger(config, training, decision_id)
-    )
+    train = train_challenger.with_options(timeout_seconds=longest_training_s(config))
+    challenger = find_earlier(config, earlier, decision_id) if earlier else train(config, training, decision_id)
     validation = validate_challenger(config, challenger, champion, holdout)
     publish_validation(config, request, challenger, validation)
     return validation

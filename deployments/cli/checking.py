@@ -56,12 +56,12 @@ def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
     for path in paths or available_models():
         try:
             config = load_named_model(path)
-            check_training(config)
+            remarks = check_training(config)
             found = tuple(describe_data(config)) if data else ()
         except PerennialError as error:
             yield CheckedFile(path, error=str(error))
         else:
-            yield CheckedFile(config.name, config.purpose, (*describe(config), *_adopted(config)), found)
+            yield CheckedFile(config.name, config.purpose, (*describe(config), *remarks, *_adopted(config)), found)
 
 
 def _adopted(config: ModelConfig) -> tuple[str, ...]:

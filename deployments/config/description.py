@@ -53,6 +53,8 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         + ("; a limit is never below the drift within the training rows" if config.drift.calibrated else "")
         + (f"; compared with the same {_phases(config)} where history holds it." if config.drift.calendar else ".")
     )
+    if other := columns.features.other:
+        yield f"of {_listed(other)} only the share of missing values is monitored."
     policy = config.retraining
     if config.predictions:
         yield from _own_service(config, config.predictions)
@@ -76,7 +78,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
             f"its data {'stays on premises' if _stays(config) else 'may go anywhere'}."
         )
     window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
-    yield f"trains {config.training.estimator or 'XGBoost'} on {window}, with seed {config.training.seed}."
+    yield f"trains {config.training.trainer or 'XGBoost'} on {window}, with seed {config.training.seed}."
     if config.training.trust:
         yield (
             "loads joblib, pickle and MLflow models from elsewhere, which can run any code (training.trust): in a process of its "
@@ -153,6 +155,10 @@ def _side_by_side(config: ModelConfig, own: PredictionSource) -> str:
         f"compares a shadow or challenger in {own.role} with the champion on rows that both predicted; a split of the traffic "
         "is not compared, as a log does not show that units were assigned at random."
     )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def describe_adopted(number: str, model_format: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from deployments.config.blocks.monitoring import Drift, MetricName, Performance,
 from deployments.config.blocks.predictions import PredictionSource, with_advice_only
 from deployments.config.blocks.registry import RegistryRules
 from deployments.config.blocks.schedule import Schedule
+from deployments.config.blocks.training import Training
 from deployments.config.blocks.triggers import with_own_triggers
 from deployments.config.messages import explain_all
 from deployments.config.risk import with_risk_defaults
@@ -134,7 +135,7 @@ class ModelConfig(Settings):
             )
         self._check_classes()
         for section, slices in (("performance", self.performance.slices), ("validation", self.validation.slices)):
-            unknown = [name for name in slices if name not in self.columns.features.names]
+            unknown = [name for name in slices if name not in self.columns.features.tabular]
             if unknown:
                 raise ValueError(f"{section}.slices has {', '.join(unknown)}, expected names of features")
             personal = [name for name in slices if name in self.columns.personal]
@@ -148,7 +149,21 @@ class ModelConfig(Settings):
             raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
         self._check_evidently_columns()
         self._check_rollout_unit()
+        self._check_other_features()
         return self
+
+    def _check_other_features(self) -> None:
+        """Check that something can read features that are no numbers, categories or booleans."""
+        other, training = self.columns.features.other, self.training
+        if other and not training.reads_other:
+            raise ValueError(
+                f"columns.features.other has {other[0]!r}, which {training.trainer or 'XGBoost'} cannot read, expected "
+                "training.pipeline, which turns it into numbers, or training.function; else list it under columns.extra"
+            )
+        if training.registered_model == self.name:
+            raise ValueError(
+                f"training.registered_model is {self.name!r}, where Perennial registers its own versions, expected another name"
+            )
 
     def _check_metrics(self) -> None:
         accepted = (*metric_names(self.task), *self.metrics)
@@ -183,7 +198,7 @@ class ModelConfig(Settings):
             raise ValueError(f"rollout.unit is {unit!r}, which comes with the label, expected a column that rows have")
 
     def _check_evidently_columns(self) -> None:
-        sampled = set(self.columns.features.names) - set(self.columns.personal)
+        sampled = set(self.columns.features.tabular) - set(self.columns.personal)
         for number, item in enumerate(self.drift.evidently):
             for name in item.columns:
                 if name not in sampled:
@@ -273,6 +288,17 @@ class ModelConfig(Settings):
     def needs_approval(self) -> bool:
         """Whether a person must approve a challenger before it serves."""
         return self.promotion.mode == "approval" or self.risk == "high"
+
+    def with_stand_in(self) -> Self:
+        """Return a copy in which XGBoost stands in for a command or flow that trains the model elsewhere."""
+        if not self.training.is_foreign:
+            return self
+        return self.model_copy(update={"training": self.training.stand_in()})
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the model's file; the current one for a configuration that was not read from a file."""
+        return self._file.parent if self._file else Path.cwd()
 
     def accepting_warnings(self) -> Self:
         """Return a copy that also promotes a challenger validated with a warning; a failed one is never promoted."""

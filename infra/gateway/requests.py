@@ -7,15 +7,16 @@ pandas, which would take longer than the model. A test compares the two.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import orjson
+import pyarrow as pa
 
 from deployments.config.blocks.data import Columns
 from tasks.adapters.lake.row_identity import ESCAPE, SEPARATOR
-from tasks.adapters.models.encoding import EXPECTED, Encoding
+from tasks.adapters.models.encoding import EXPECTED, Encoding, RawEncoding, arrow_type
 from tasks.policy.records.errors import FeatureError, RequestRefused
 from tasks.policy.rollout.traffic import canonical_unit
 
@@ -157,6 +158,44 @@ class RowEncoder:
             f"column {', '.join(missing)}: is missing, expected all {len(self._features)} features of the model; "
             "send null for an unknown value"
         )
+
+
+def raw_table(encoding: RawEncoding, rows: Sequence[Row]) -> pa.Table:
+    """Return rows of JSON values as a table for a model of the user's own. Raises FeatureError naming the column."""
+    columns = {}
+    for name, kind in encoding.features:
+        missing = next((row for row in rows if name not in row), None)
+        if missing is not None:
+            raise FeatureError(
+                f"column {name}: is missing, expected all {len(encoding.features)} features of the model; send null for an "
+                "unknown value"
+            )
+        expected = encoding.types[name] if kind == "other" else _RAW_KINDS[kind]
+        values = [_raw_value(row[name], name, expected) for row in rows]
+        try:
+            columns[name] = pa.array(values, arrow_type(expected))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            raise FeatureError(f"column {name}: holds another type, expected {expected}, or null") from None
+    return pa.table(columns)
+
+
+_RAW_KINDS = {"numeric": "number", "categorical": "text", "boolean": "boolean"}
+
+
+def _raw_value(value: Any, name: str, expected: str) -> Any:
+    if is_null(value):
+        return None
+    if expected in ("date", "time"):
+        moment = read_time(value, name)
+        return moment.date() if expected == "date" else moment
+    if expected == "text" and isinstance(value, bool | int):
+        return str(value).lower()
+    return float(value) if expected == "number" and type(value) is int else value
+
+
+def jsonable(row: Row) -> dict[str, Any]:
+    """Return a row of Python values as a request sends it."""
+    return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
 
 
 def read_time(value: object, column: str) -> datetime:

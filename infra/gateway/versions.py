@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from deployments.config.model import ModelConfig
-from infra.gateway.requests import Row, RowEncoder
+from infra.gateway.requests import Row, RowEncoder, jsonable, raw_table
 from infra.gateway.trees import Prediction, TreeEvaluator
 from tasks.adapters import registry
 from tasks.adapters.foreign.scorer import ForeignScorer
+from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.traffic.split_store import read_split
 from tasks.policy.records.errors import FeatureError, ModelFileError, PerennialError, RequestRefused
@@ -51,7 +52,8 @@ class ServedVersion:
         """Prepare a scorer, and predict once with it. Raises one of FAILURES if it cannot."""
         encoding = scorer.encoding
         evaluator = None
-        if hasattr(scorer.estimator, "get_booster"):
+        is_raw = isinstance(encoding, RawEncoding)
+        if hasattr(scorer.estimator, "get_booster") and not is_raw:
             try:
                 sizes = [len(encoding.categories.get(name, ())) for name in encoding.names]
                 evaluator = TreeEvaluator(scorer.estimator.get_booster(), sizes)
@@ -70,6 +72,8 @@ class ServedVersion:
         """Return rows that any version of this model must be able to predict."""
         if isinstance(self.scorer, ForeignScorer):  # it may accept no nulls
             return list(self.scorer.synthetic_rows(count).to_pylist())
+        if isinstance(self.scorer.encoding, RawEncoding):
+            return [jsonable(row) for row in self.scorer.synthetic_rows(count).to_pylist()]
         return [dict.fromkeys(self.scorer.encoding.names)] * count
 
     def predict(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Prediction]:
@@ -77,6 +81,8 @@ class ServedVersion:
 
         Raises RequestRefused for a row that the model cannot read, and whatever the estimator raises.
         """
+        if isinstance(self.scorer.encoding, RawEncoding):
+            return self._predict_raw(self.scorer.encoding, rows)
         encoded = []
         for place, row in enumerate(rows):
             try:
@@ -88,6 +94,14 @@ class ServedVersion:
         if self.evaluator and len(encoded) <= FEW_ROWS:
             return [self.evaluator.predict(values) for values in encoded]
         predictions: list[Prediction] = self.scorer.predict_encoded(np.array(encoded, np.float32)).tolist()
+        return predictions
+
+    def _predict_raw(self, encoding: RawEncoding, rows: Sequence[Row]) -> list[Prediction]:
+        try:
+            table = raw_table(encoding, rows)
+            predictions: list[Prediction] = self.scorer.predict(table).tolist()
+        except FeatureError as error:
+            raise RequestRefused(str(error)) from None
         return predictions
 
     @staticmethod
@@ -167,7 +181,7 @@ class Follower:
         version = registry.version(self.config.name, number)
         if refusal := why_not_trusted(version, self.config.training.trust):
             raise ModelFileError(refusal)
-        scorer = registry.version_files.load_scorer(version, self.config.training.estimator)
+        scorer = registry.version_files.load_scorer(version, self.config.training.imported)
         return ServedVersion.of(number, scorer)
 
     def _set_fault(self, fault: str) -> None:

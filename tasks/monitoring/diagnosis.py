@@ -87,7 +87,7 @@ def explain_loss(
     frozen = registry.version_files.attribution(champion)
     if frozen is None:
         return None
-    scorer = registry.version_files.load_scorer(champion, config.training.estimator)
+    scorer = registry.version_files.load_scorer(champion, config.training.imported)
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     rows = rows.take(models.shap.sample_indices(len(rows), models.shap.ROWS))

@@ -7,7 +7,7 @@ result. Missing rights are shown as a sentence and are not recorded as a refusal
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, ledger, models, registry, reports, sources
+from tasks.adapters import evaluation, ledger, own_training, registry, reports, sources
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.economics.placement import decide_placement
@@ -100,7 +100,7 @@ def preview_promotion(
     past = Past(ledger.entries(config.name))
     rollout = rollout_of(past.entries, challenger.decision_id)
     waits = why_not_started(rollout, config.rollout, request.as_of)
-    smoke_test = evaluation.challenger.smoke_test(challenger, config.training.estimator)
+    smoke_test = evaluation.challenger.smoke_test(challenger, config.training.imported)
     served_elsewhere = config.predictions.why_not_promote(challenger.version) if config.predictions else None
     refusals = collect_refusals((*access, served_elsewhere, gate, barred, waits, smoke_test))
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
@@ -134,7 +134,7 @@ def _unusable(config: ModelConfig) -> str | None:
     """Return why the configured estimator or source function cannot be used; None if both can."""
     try:
         sources.check_function(config)
-        models.estimators.try_out(config)
+        own_training.trainer.check(config)
     except (SourceError, EstimatorError) as error:
         return str(error)
     return None

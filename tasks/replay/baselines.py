@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, models, registry, storage
+from tasks.adapters import lake, models, own_training, registry, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion
@@ -33,12 +33,12 @@ def score_baselines(config: ModelConfig, first: ModelVersion, folder: Path, wind
         start = max(start, as_of - timedelta(days=config.training.window_days))
     columns = config.columns
     needed = [columns.key, columns.time, *columns.features.names, *config.metric_columns, columns.label]
-    every = models.estimators.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
+    every = own_training.trainer.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
     landed = lake.landed_rows(config, window)
     if landed is None:
         raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
     rows = lake.read_rows(landed)
-    scorers = {"never": registry.version_files.load_scorer(first, config.training.estimator), "every": every}
+    scorers = {"never": registry.version_files.load_scorer(first, config.training.imported), "every": every}
     frame = pd.DataFrame({name: list(scorer.predict(rows)) for name, scorer in scorers.items()})
     frame.attrs = {name: scorer.classes for name, scorer in scorers.items()}
     frame.insert(0, "id", rows[config.columns.key].to_pandas())

@@ -23,7 +23,7 @@ import pyarrow as pa
 from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, lake, ledger, models, storage
+from tasks.adapters import evaluation, lake, ledger, models, own_training, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.atomic_files import atomic_file
 from tasks.policy.backtest.own_condition import CandidateReports
@@ -107,6 +107,8 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     """Train the candidate after window `place` (0-based) and write its losses; keep an existing file."""
     path = plan.folder / f"{place:04}.npz"
     if not path.exists():
+        if config.training.is_foreign and place == 0:
+            get_run_logger().warning("backtest: XGBoost stands in for %s", config.training.trainer)
         full, rows, seconds, reports = _losses(config, plan, place)
         if config.retraining.has_own_trigger:
             record = CandidateReports(plan.windows[place], rows, reports)
@@ -140,7 +142,7 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, f
     if models.eligibility.why_not_train(config, training):
         return empty, len(training), 0.0, ()
     began = time.process_time()
-    candidate = models.estimators.fit(config, training).scorer
+    candidate = own_training.trainer.fit(config, training).scorer
     seconds = time.process_time() - began
     later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay, excluding=plan.excluding)
     losses, reports = _by_window(config, plan, candidate, later)

@@ -103,7 +103,7 @@ def judge_outcome(config: ModelConfig, run: MonitorRun, promotion: Promotion, wi
 def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Window, as_of: datetime) -> Gain:
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
-    scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
+    scorers = [registry.version_files.load_scorer(version, config.training.imported) for version in (old, new)]
     answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
     y_true, (before, after) = models.label_alignment.align_labels(rows.column(config.columns.label), answers)
     labels = models.label_alignment.with_columns(config, y_true, rows)

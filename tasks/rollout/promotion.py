@@ -51,13 +51,13 @@ def promote_challenger(
         tags.get("status") == "quarantined" or evaluation.alias_transaction.was_rolled_back(model, number)
     ):
         refusal = "it is quarantined, expected a version that was never rolled back"
-    refusal = refusal or evaluation.challenger.smoke_test(challenger, config.training.estimator)
+    refusal = refusal or evaluation.challenger.smoke_test(challenger, config.training.imported)
     if refusal:
         raise PromotionRefused(f"{model}: version {number} is not promoted: {refusal}")
     # previous first: interrupted at any step, the serving champion stays known
     wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
     wanted[registry.CHALLENGER] = None if waiting == number else waiting
-    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.imported)
     if champion is not None:
         registry.tag(model, champion, status="stale", replaced_by=number)
     registry.tag(model, number, status="champion", promoted_by=decision_id)
@@ -121,14 +121,14 @@ def _serve(config: ModelConfig, version: ModelVersion, previous: str | None, rea
     if now.get(registry.CHAMPION) == number and registry.tags(model, number).get("promoted_by") == decision_id:
         return promotion
     refusal = why_not_trusted(version, config.training.trust)
-    refusal = refusal or evaluation.challenger.smoke_test(version, config.training.estimator)
+    refusal = refusal or evaluation.challenger.smoke_test(version, config.training.imported)
     if refusal:
         raise AdoptionRefused(f"{model}: version {number} does not become champion: {refusal}")
     before = evaluation.alias_transaction.aliases_before_move(model, number, decision_id)
     waiting = before.get(registry.CHALLENGER)
     wanted = {registry.PREVIOUS: previous, registry.CHAMPION: number}
     wanted[registry.CHALLENGER] = None if waiting == number else waiting
-    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.imported)
     if previous is not None:
         registry.tag(model, previous, status="stale", replaced_by=number)
     registry.tag(model, number, status="champion", promoted_by=decision_id)
@@ -161,7 +161,7 @@ def restore_previous(
     if interrupted:
         evaluation.alias_transaction.undo_interrupted_promotion(model, *interrupted)
     wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
-    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.imported)
     registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
     registry.tag(model, target, status="champion", restored_by=decision_id)
     get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
@@ -223,6 +223,6 @@ def _why_not_roll_back(config: ModelConfig, aliases: Mapping[str, str], expected
         model, target
     )
     refusal = (
-        "it is quarantined" if is_quarantined else evaluation.challenger.smoke_test(version, config.training.estimator)
+        "it is quarantined" if is_quarantined else evaluation.challenger.smoke_test(version, config.training.imported)
     )
     return f"previous version {target} cannot serve: {refusal}; {bad} keeps serving" if refusal else None

@@ -121,7 +121,7 @@ def _assigned(config: ModelConfig, rows: pa.Table, split: TrafficSplit) -> NDArr
 
 def _champion(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
     """Return the champion's answers; its errors are raised."""
-    scorer = registry.version_files.load_scorer(version, config.training.estimator)
+    scorer = registry.version_files.load_scorer(version, config.training.imported)
     seconds, parts = _timed(scorer.predict, rows)
     predictions = np.concatenate(parts) if parts else scorer.predict(rows)
     return _Answers(version.version, predictions, [None] * len(rows), seconds)
@@ -135,7 +135,7 @@ def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answe
     faults: list[str] = []
 
     def answer(batch: pa.Table) -> Floats:
-        found = evaluation.challenger.try_predict_rows(version, batch, config.training.estimator)
+        found = evaluation.challenger.try_predict_rows(version, batch, config.training.imported)
         if isinstance(found, str):
             faults.extend([found] * len(batch))
             return np.full(len(batch), np.nan)
@@ -143,7 +143,7 @@ def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answe
         return found
 
     # loads the version, which the first batch would otherwise be timed with; the champion's is loaded before its batches
-    evaluation.challenger.try_predict_rows(version, rows.slice(0, 1), config.training.estimator)
+    evaluation.challenger.try_predict_rows(version, rows.slice(0, 1), config.training.imported)
     seconds, parts = _timed(answer, rows)
     wide = max((part.shape[1:] for part in parts), default=())
     parts = [part if part.shape[1:] == wide else np.full((len(part), *wide), np.nan) for part in parts]
@@ -182,7 +182,7 @@ def _compare_latencies(
         batch = rows.slice(number * size % len(rows), size)
         for version in versions if number % 2 == 0 else versions[::-1]:
             started = time.perf_counter()
-            evaluation.challenger.try_predict_rows(version, batch, config.training.estimator)
+            evaluation.challenger.try_predict_rows(version, batch, config.training.imported)
             seconds[version.version].append(round(time.perf_counter() - started, 6))
         if number + 1 >= MIN_TIMED and time.perf_counter() - begun > TIMING_S:
             break

@@ -86,7 +86,7 @@ def _check_startable(
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
     if refusal is None and evaluation.alias_transaction.was_rolled_back(config.name, challenger.version):
         refusal = "it is quarantined, expected a version that was never rolled back"
-    refusal = refusal or evaluation.challenger.smoke_test(challenger, config.training.estimator)
+    refusal = refusal or evaluation.challenger.smoke_test(challenger, config.training.imported)
     if refusal:
         raise PromotionRefused(f"{config.name}: version {challenger.version} is not promoted: {refusal}")
 
@@ -252,7 +252,7 @@ def _return_traffic(config: ModelConfig, state: RolloutState, move: RolloutMove)
             config.name, plan.version, status="quarantined", quarantined_by=move.by, quarantine_reason=move.reasons[0]
         )
     champion = registry.version(config.name, registry.CHAMPION)
-    fault = evaluation.challenger.smoke_test(champion, config.training.estimator)
+    fault = evaluation.challenger.smoke_test(champion, config.training.imported)
     answers = f"champion {champion.version} answers everything" if fault is None else f"action required: {fault}"
     return replace(move, reasons=(*move.reasons, answers))
 

@@ -7,17 +7,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, gates, models, profiling, sources
+from tasks.adapters import evaluation, gates, models, own_training, profiling, sources
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, TrainingRefused
 
 
-def check_training(config: ModelConfig) -> None:
-    """Check that a model's file can be trained with, without reading its data.
+def check_training(config: ModelConfig) -> tuple[str, ...]:
+    """Check that a model's file can be trained with, without reading its data; return what its training does not offer.
 
     Raises:
         SourceError: The source's function cannot be imported.
-        EstimatorError: The estimator cannot be used.
+        EstimatorError: What trains the model cannot be used.
         FeatureError: A feature leaks the label by its name; training refuses such a feature.
         SuiteError: An expectation of `quality.suite` cannot be used.
         ModelConfigError: `drift.evidently` names something that Evidently does not have.
@@ -25,11 +25,12 @@ def check_training(config: ModelConfig) -> None:
     if leaks := profiling.leakage.leaks_by_name(config):
         raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
-    models.estimators.try_out(config)
+    found = own_training.trainer.check(config)
     if config.drift.evidently:
         gates.evidently_metrics.check_items(config)
     if config.quality.suite:
         gates.expectation_suite.own_suite(config.quality.suite)
+    return found
 
 
 def why_not_train_here(config: ModelConfig) -> str | None:
@@ -66,6 +67,9 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
     found += _describe_log(config, window, rows, label) if config.predictions else []
     for name in rows.column_names[2:]:
         nulls = rows.column(name).null_count / len(rows)
+        if pa.types.is_nested(rows.schema.field(name).type):  # Arrow does not compare lists
+            found += [f"data: {name} has {nulls:.1%} nulls"] if nulls > 0 else []
+            continue
         values = pc.count_distinct(rows.column(name), mode="only_valid").as_py()
         if nulls > 0 or values < 2:
             found.append(f"data: {name} has {nulls:.1%} nulls and {values:,} different values")

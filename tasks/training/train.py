@@ -12,11 +12,12 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import foreign, lake, models, profiling, registry
+from tasks.adapters import foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import TrainingRefused
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
@@ -24,6 +25,9 @@ from tasks.policy.records.reports import Snapshot
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.models.estimators import Fitted
     from tasks.adapters.registry.registration import TrainedModel
+
+TAKE_IN_S = 1800.0
+"""Seconds to freeze the reference, take in a model that was trained elsewhere, and register the version."""
 
 
 def _describe_missed_windows(config: ModelConfig, span: Window) -> str:
@@ -76,11 +80,13 @@ def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> Refer
     return replace(profile, labels=replace(profile.labels, labelled_share=training.labelled_rows / training.rows))
 
 
+def longest_training_s(config: ModelConfig) -> float:
+    """Return the stage's time limit: that of training, and time to take the model in and register it."""
+    return config.training.timeout_hours * 3600 + TAKE_IN_S
+
+
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
-@stage(
-    retries=1,
-    timeout_seconds=6 * 3600,
-)
+@stage(retries=1)
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
     """Train and register this decision's version and give it the alias challenger; return an existing one unchanged.
 
@@ -88,7 +94,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
     """
     version = registry.find(config.name, decision_id)
     if version is None:
-        version = registry.registration.register(config, _train(config, training), decision_id)
+        version = registry.registration.register(config, _train(config, training, decision_id), decision_id)
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
@@ -119,16 +125,24 @@ def adopt_model(config: ModelConfig, source: str, training: Snapshot, decision_i
     return registry.registration.register(config, adopted, decision_id)
 
 
-def _train(config: ModelConfig, training: Snapshot) -> "TrainedModel":
+def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
     began = perf_counter(), process_time()
     rows = lake.read_labelled(training)
     _check_rows(config, training, rows)
     profile = _freeze_profile(config, training, rows)
-    fitted = models.estimators.fit(config, rows)
+    elsewhere, in_replay = None, orchestration.runs.run_mode() == RunMode.REPLAY
+    if config.training.is_foreign and in_replay:
+        get_run_logger().info("training: XGBoost stands in for %s in a replay", config.training.trainer)
+    elif config.training.is_foreign:
+        job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
+        elsewhere = own_training.trainer.train_elsewhere(config, job)
+    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows)
     trained = _with_references(config, training, rows, fitted, profile)
     peak_memory_mb = models.resources.peak_memory_mb()
     used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
+    if elsewhere:
+        trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     reached = fitted.metrics.get(config.performance.metric)
     get_run_logger().info(
         "training: %d rows in %.1f CPU s and %s rounds; held-back %s %s",

@@ -23,7 +23,7 @@ def _judge_labels(
     config: ModelConfig, challenger: ModelVersion, holdout: Snapshot, rows: "pa.Table"
 ) -> LabelReport | None:
     """Judge the holdout's labels against those that the challenger was trained on; None if nothing could be scored."""
-    outcome = evaluation.challenger.try_predict(challenger, rows, config.training.estimator) if len(rows) else ""
+    outcome = evaluation.challenger.try_predict(challenger, rows, config.training.imported) if len(rows) else ""
     if isinstance(outcome, str):
         return None
     scorer, predicted = outcome

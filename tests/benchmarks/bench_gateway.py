@@ -338,7 +338,7 @@ def time_alone() -> dict[str, dict[str, float]]:
     from tasks.adapters import registry
 
     config = load_model_config(Path(os.environ["PERENNIAL_HOME"]) / f"{NAME}.yaml")
-    scorer = registry.version_files.load_scorer(registry.version(NAME, "1"), config.training.estimator)
+    scorer = registry.version_files.load_scorer(registry.version(NAME, "1"), config.training.imported)
     version, booster = ServedVersion.of("1", scorer), scorer.estimator.get_booster()
     given = rows(REQUEST_ROWS, SEED + 1)
     encoded, plain = scorer.encoding.encode(given), given.to_pylist()

@@ -30,7 +30,7 @@ class VersionServer(ModelServer):
         config = load_model_config(model)
         self.features = config.columns.features.names
         self.scorer = registry.version_files.load_scorer(
-            registry.version(config.name, version), config.training.estimator
+            registry.version(config.name, version), config.training.imported
         )
         self.fault, self.log, self.lock = fault, log.open("a"), threading.Lock()
 

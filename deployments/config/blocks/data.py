@@ -1,15 +1,14 @@
-"""Settings of a model's data and training: the blocks `source`, `columns`, `period` and `training` of its YAML file.
+"""Settings of a model's data: the blocks `source`, `columns` and `period` of its YAML file.
 
-Each policy owns its settings (`tasks.policy`); the others are here and in `monitoring.py`. Every field has bounds, a
+Each policy owns its settings (`tasks.policy`); the others are here and in the modules beside this one. Every field has bounds, a
 description, an example and a safe default; error messages and `deployments/README.md` are generated from them.
 """
 
 import codecs
-import json
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tasks.policy.records.base import Settings
 
@@ -105,9 +104,17 @@ class Features(Settings):
     """Columns of categories: text, or codes without an order."""
     boolean: tuple[ColumnName, ...] = Field((), examples=[["has_discount"]])
     """Columns of true and false."""
+    other: tuple[ColumnName, ...] = Field((), examples=[["complaint", "joined_on"]], exclude_if=lambda names: not names)
+    """Text, dates, times and lists, stored as they are, for `training.pipeline` or a model of your own. Of these columns only
+    the share of missing values is monitored."""
 
     @property
     def names(self) -> tuple[str, ...]:
+        return self.tabular + self.other
+
+    @property
+    def tabular(self) -> tuple[str, ...]:
+        """Features that every estimator can read: numbers, categories and booleans."""
         return self.numeric + self.categorical + self.boolean
 
     @model_validator(mode="after")
@@ -116,7 +123,7 @@ class Features(Settings):
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed more than once, expected each feature under one kind")
         if not self.names:
-            raise ValueError("no feature is listed, expected at least one under numeric, categorical or boolean")
+            raise ValueError("no feature is listed, expected at least one under numeric, categorical, boolean or other")
         return self
 
 
@@ -258,38 +265,3 @@ class Period(Settings):
         if not self.start < self.history_until or (self.end is not None and self.end < self.history_until):
             raise ValueError("expected start < history_until <= end")
         return self
-
-
-def _finite(parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    for name, value in parameters.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except ValueError:
-            raise ValueError(f"{name} is {value!r}, expected finite numbers") from None
-    return parameters
-
-
-class Training(Settings):
-    """How a challenger is trained."""
-
-    estimator: ImportPath | None = Field(None, examples=["sklearn.linear_model:LogisticRegression"])
-    """`module:Class` of a scikit-learn estimator, or of LightGBM or CatBoost, which are the extras `lightgbm` and `catboost`
-    of the installation. Default: XGBoost."""
-    parameters: Annotated[dict[str, JsonValue], AfterValidator(_finite)] = Field(
-        {}, examples=[{"n_estimators": 200, "monotone_constraints": {"tenure_days": 1}}]
-    )
-    """Passed to the estimator; for XGBoost `n_estimators`, `max_depth`, `learning_rate`, … Constraints may name features."""
-    window_days: float | None = Field(None, gt=0, examples=[180.0])
-    """Train on this many trailing days. Default: all history."""
-    validation_share: float = Field(0.15, gt=0, lt=0.5, examples=[0.2])
-    """Share of the training rows, the latest ones, held back for early stopping."""
-    early_stopping_rounds: int | None = Field(20, ge=1, examples=[50])
-    """Stop when the loss on the held-back rows has not improved for this many rounds; `null` turns early stopping off."""
-    min_rows: int = Field(1000, ge=10, examples=[5000])
-    """Fewest labelled rows to train on; with fewer, training is refused."""
-    seed: int = Field(7, ge=0, examples=[7])
-    """Random seed: the same seed and rows give the same model."""
-    trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
-    """Load models from elsewhere that can run code: joblib, pickle, and MLflow models without a safe file.
-
-    They run in a process of their own, without credentials, with bounded memory and time (see "Your champion")."""

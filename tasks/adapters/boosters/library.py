@@ -80,7 +80,10 @@ class BoostingLibrary(ABC):
 
     @abstractmethod
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
-        """Return the fitted estimator as its file, which holds the features' names as far as the library allows them."""
+        """Return the fitted estimator as its file, which holds the features' names as far as the library allows them.
+
+        Without `names` it keeps those that it was fitted with.
+        """
 
     @abstractmethod
     def load(self, content: bytes, task: str, threads: int) -> Any:

@@ -98,7 +98,8 @@ class CatBoostLibrary(BoostingLibrary):
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         model = estimator.model
-        model.set_feature_names(list(names))
+        if names:
+            model.set_feature_names(list(names))
         metadata = model.get_metadata()
         for entry in DIFFERENT_EACH_TIME:
             metadata[entry] = ""

@@ -80,7 +80,9 @@ class LightGBMLibrary(BoostingLibrary):
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         booster = estimator.model if isinstance(estimator, StoredLightGBM) else estimator.booster_
         text = booster.model_to_string()
-        if not any(re.search(REFUSED_IN_NAMES, name) for name in names):  # it was fitted on a matrix, without names
+        if names and not any(
+            re.search(REFUSED_IN_NAMES, name) for name in names
+        ):  # it was fitted on a matrix, without names
             before, after = (f"\nfeature_names={' '.join(each)}\n" for each in (booster.feature_name(), names))
             text = text.replace(before, after, 1)
         return text.encode()

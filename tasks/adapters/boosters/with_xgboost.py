@@ -44,7 +44,8 @@ class XGBoostLibrary(BoostingLibrary):
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         booster = estimator.get_booster()
-        booster.feature_names = list(_names(names))
+        if names:
+            booster.feature_names = list(_names(names))
         return bytes(booster.save_raw("ubj"))
 
     def load(self, content: bytes, task: str, threads: int) -> XGBModel:
@@ -87,8 +88,10 @@ def _settings(setup: Setup) -> dict[str, Any]:
     return settings
 
 
-def _types(inputs: Inputs) -> list[str]:
-    """Return feature types in XGBoost's notation: c for categorical, q for quantitative."""
+def _types(inputs: Inputs) -> list[str] | None:
+    """Return feature types in XGBoost's notation: c for categorical, q for quantitative; None without features."""
+    if not inputs.names:
+        return None
     return ["c" if place in inputs.categorical else "q" for place in range(len(inputs.names))]
 
 

@@ -84,4 +84,6 @@ def _bytes(chunk: pa.Array) -> np.ndarray:
         chunk = chunk.cast(pa.uint8())
     elif pa.types.is_timestamp(chunk.type):
         chunk = chunk.cast(pa.int64())
+    elif pa.types.is_date32(chunk.type):
+        chunk = chunk.cast(pa.int32())
     return np.ascontiguousarray((chunk.fill_null(0) if chunk.null_count else chunk).to_numpy(zero_copy_only=False))

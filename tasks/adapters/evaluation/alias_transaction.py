@@ -70,7 +70,7 @@ def move(
     decision_id: str,
     before: Mapping[str, str],
     wanted: Mapping[str, str | None],
-    estimator: str | None = None,
+    imported: tuple[str, ...] = (),
 ) -> None:
     """Set the aliases `wanted` and load the champion through its alias; on any failure restore `before`.
 
@@ -93,7 +93,7 @@ def move(
         registry.set_aliases(model, wanted)
         serving = registry.version(model, registry.CHAMPION)
         fault = None if serving.version == champion else f"the alias points to version {serving.version}"
-        fault = fault or trial.smoke_test(serving, estimator)
+        fault = fault or trial.smoke_test(serving, imported)
         if fault:
             raise MoveFailed(
                 f"{model}: version {champion} cannot serve as champion, so the aliases are restored: {fault}"

@@ -95,16 +95,16 @@ def _answers(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> tupl
     if version.observed_as is not None:
         classes = registry.classes(config.name, version.version) if config.task != "regression" else ()
         return classes, logged_answers(config, version.version, rows)[1]
-    found = try_predict(version, rows, config.training.estimator)
+    found = try_predict(version, rows, config.training.imported)
     return found if isinstance(found, str) else (found[0].classes, found[1])
 
 
 def try_predict(
-    version: ModelVersion, rows: pa.Table, estimator: str | None = None, fresh: bool = False
+    version: ModelVersion, rows: pa.Table, imported: tuple[str, ...] = (), fresh: bool = False
 ) -> tuple[Scorer, Floats] | str:
     """Return the version's scorer and predictions, or why it cannot serve; one row alone and in a batch must agree."""
     try:
-        scorer = version_files.load_scorer(version, estimator, fresh)
+        scorer = version_files.load_scorer(version, imported, fresh)
     except ModelFileError as error:
         return f"version {version.version} does not serve: {error}"
     try:
@@ -121,10 +121,10 @@ def try_predict(
     return f"version {version.version} does not serve: {fault}" if fault else (scorer, predicted)
 
 
-def try_predict_rows(version: ModelVersion, rows: pa.Table, estimator: str | None = None) -> Floats | str:
+def try_predict_rows(version: ModelVersion, rows: pa.Table, imported: tuple[str, ...] = ()) -> Floats | str:
     """Return the version's predictions, valid or not, or why it gave none; for rows that it answers in service."""
     try:
-        predicted = version_files.load_scorer(version, estimator).predict(rows)
+        predicted = version_files.load_scorer(version, imported).predict(rows)
     except (ModelFileError, FeatureError) as error:
         return f"version {version.version} does not serve: {error}"
     except REFUSALS as error:
@@ -132,13 +132,13 @@ def try_predict_rows(version: ModelVersion, rows: pa.Table, estimator: str | Non
     return predicted if len(predicted) == len(rows) else f"{len(predicted)} predictions for {len(rows)} rows"
 
 
-def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | None:
+def smoke_test(version: ModelVersion, imported: tuple[str, ...] = ()) -> str | None:
     """Reload a version and predict synthetic rows of its own schema; return why it cannot serve, None if it can."""
     try:
-        rows = version_files.load_scorer(version, estimator, fresh=True).synthetic_rows(SMOKE_ROWS)
+        rows = version_files.load_scorer(version, imported, fresh=True).synthetic_rows(SMOKE_ROWS)
     except ModelFileError as error:
         return f"version {version.version} does not serve: {error}"
-    found = try_predict(version, rows, estimator)
+    found = try_predict(version, rows, imported)
     return found if isinstance(found, str) else None
 
 

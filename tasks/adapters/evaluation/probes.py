@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.lake.casts import moment
-from tasks.adapters.models import eligibility, estimators, files as model_files
+from tasks.adapters.models import eligibility, files as model_files
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.label_alignment import with_columns
+from tasks.adapters.own_training import trainer
 from tasks.adapters.storage.atomic_files import atomic_file, atomic_folder
 from tasks.adapters.storage.table_cache import TableCache
 from tasks.adapters.storage.workspace import make_folder, workspace
@@ -134,17 +135,20 @@ def _probe(config: ModelConfig, windows: Sequence[Window], folder: Path) -> Scor
         rows = _drawn(windows, folder)
         with atomic_folder(own_folder) as own:
             if eligibility.why_not_train(cheap, rows) is None:
-                model_files.save(estimators.fit(cheap, rows).scorer, own)
+                model_files.save(trainer.fit(cheap, rows).scorer, own)
             else:
                 (own / NO_PROBE).touch()
-    return _loaded(own_folder)
+    return _loaded(own_folder, config.training.imported)
 
 
 def probe_config(config: ModelConfig) -> ModelConfig:
-    """Return the configuration with fewer rounds and a lower row minimum; a custom estimator keeps its parameters."""
-    training = config.training
+    """Return the configuration with fewer rounds and a lower row minimum; a custom estimator keeps its parameters.
+
+    XGBoost stands in for a command or a flow.
+    """
+    training = config.training.stand_in()
     parameters = dict(training.parameters)
-    if training.estimator is None:
+    if not (training.estimator or training.function):
         rounds, rate = (
             float(given) if isinstance(given := parameters.get(name), int | float) and given else default
             for name, default in (("n_estimators", DEFAULT_ROUNDS), ("learning_rate", DEFAULT_RATE))
@@ -189,8 +193,9 @@ def _drawn(windows: Sequence[Window], folder: Path) -> pa.Table:
 
 
 @lru_cache(maxsize=256)  # a backtest scores every probe on every window
-def _loaded(folder: Path) -> Scorer | None:
+def _loaded(folder: Path, imported: tuple[str, ...]) -> Scorer | None:
     if (folder / NO_PROBE).exists():
         return None
     files = model_files.read(folder)
-    return model_files.load(files, model_files.sha256(files))
+    packages = model_files.trusted_packages(imported)
+    return model_files.load(files, model_files.sha256(files), model_files.types_of(files), packages)

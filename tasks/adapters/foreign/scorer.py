@@ -166,7 +166,7 @@ def build(
     """Load the model's files as a scorer; `description` is (format, task, classes). Raises ForeignModelError."""
     model_format, task, classes = description
     pipeline = Pipeline([("estimator", native.load(model_format, files, task))])
-    return ForeignScorer(pipeline, encoding, task, classes, model_format, files, inputs)
+    return ForeignScorer(pipeline, encoding, task, classes, model_format=model_format, files=files, inputs=inputs)
 
 
 def save(scorer: ForeignScorer, folder: Path) -> None:

@@ -47,7 +47,7 @@ class OwnResults:
 
 def check_items(config: ModelConfig) -> None:
     """Check that every name, parameter and function of `drift.evidently` exists. Raises ModelConfigError."""
-    names = {name: name for name in config.columns.features.names}
+    names = {name: name for name in config.columns.features.tabular}
     for number, item in enumerate(config.drift.evidently):
         place = f"{config.name}: drift.evidently.{number}"
         _function(item, place) if item.report else _build(item, place, names)

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.types as kinds
 
-from tasks.adapters.profiling.columns import category_name, decode, hash_ids, is_number
+from tasks.adapters.profiling.columns import category_name, decode, hash_ids, is_number, presence
 from tasks.adapters.profiling.sample import WindowSample
 from tasks.policy.data_quality.expectations import Roles
 from tasks.policy.records.base import digest
@@ -85,6 +85,8 @@ def _values(name: str, column: pa.Array, feature: FeatureReference | None, roles
         return _ids(column) if name == roles.id else _times(column)
     if feature.kind == "numeric":
         return _numbers(column, feature.sentinel)
+    if feature.kind == "other":
+        return _categories(presence(column), boolean=False, personal=False)
     if kinds.is_nested(column.type):
         return None
     return _categories(column, feature.kind == "boolean", name in roles.personal)

@@ -255,6 +255,40 @@ def as_int64(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
         ) from None  # Arrow quotes the value, which may identify a person
 
 
+def as_other(column: pa.ChunkedArray, at: str, form: TimeForm | str | None = None) -> pa.ChunkedArray:
+    """Convert text, times, dates, numbers, booleans and lists of them to a type of the lake. Raises SourceError for others."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    column = column.cast(kind)
+    if pa.types.is_timestamp(kind):
+        return to_utc(column, at, form)
+    if pa.types.is_date(kind):
+        return column.cast(pa.date32())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return column.cast(pa.list_(_item_type(kind.value_type, at)))
+    if is_text(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind) or is_number(kind):
+        return as_stored(column, at)
+    raise SourceError(
+        f"{at} is {kind}, expected text, dates, times, numbers, booleans or lists of them; store it as one of these, such as "
+        "JSON text"
+    )
+
+
+def _item_type(kind: pa.DataType, at: str) -> pa.DataType:
+    if is_text(kind) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_boolean(kind) or is_number(kind):
+        return pa.bool_() if pa.types.is_boolean(kind) else pa.float64()
+    raise SourceError(
+        f"{at} is a list of {kind}, expected a list of text, numbers or booleans; convert it in the source"
+    )
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
 def as_stored(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     """Convert a column that is not a feature, such as a protected one, to a type of the lake without loss."""
     if pa.types.is_boolean(column.type):

@@ -21,6 +21,7 @@ from tasks.adapters.lake.casts import (
     as_int64,
     as_key,
     as_number,
+    as_other,
     as_stored,
     is_text,
     to_utc,
@@ -93,7 +94,7 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: TimeFor
         table.select([name for name in table.column_names if name in row_columns(config) or name in wanted]), where
     )
     numeric, boolean = set(columns.features.numeric), set(columns.features.boolean)
-    categorical = set(columns.features.categorical)
+    categorical, other = set(columns.features.categorical), set(columns.features.other)
     arrays = []
     for name in wanted:
         at = f"{where}: column {name!r}"
@@ -105,6 +106,8 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: TimeFor
             arrays.append(as_number(table[name], at))
         elif name in boolean:
             arrays.append(as_boolean(table[name], at))
+        elif name in other:
+            arrays.append(as_other(table[name], at, form))
         else:
             arrays.append(as_category(table[name], at) if name in categorical else as_stored(table[name], at))
     return pa.table(dict(zip(wanted, arrays, strict=True)))

@@ -9,14 +9,15 @@ the latest `min_rows`, by the loss on every other block of the latest rows, and 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
-from tasks.adapters.models.encoding import Codes, Matrix
+from tasks.adapters.models.encoding import Codes, Encoding
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
 
@@ -26,17 +27,42 @@ BLOCKS = 10
 """Blocks of the latest rows; after premature early stopping, every other block serves to choose the training range."""
 
 
+class SplitEncoder(Protocol):
+    """Encodes rows by features of the user's own, which must be fitted to the rows that the model is fitted to, no others."""
+
+    encoding_: Encoding
+
+    def fit_transform(self, rows: pa.Table, y: Any) -> Any: ...
+    def transform(self, rows: pa.Table) -> Any: ...
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """Encoded training rows, oldest first; `classes` is the number of classes, 0 in a regression.
+    """Training rows, oldest first; `classes` is the number of classes, 0 in a regression.
 
-    `labels` are the target for metrics, with the columns that metrics of the user's own read.
+    `labels` are the target for metrics, with the columns that metrics of the user's own read. `matrix` holds all rows
+    encoded; with an `encoder` it is None, and the rows are encoded anew for each fit.
     """
 
-    matrix: Matrix
+    rows: pa.Table
+    matrix: Any
     target: Floats | Codes
     labels: Floats
     classes: int
+    encoder: SplitEncoder | None = None
+
+    def since(self, first: int) -> Any:
+        """Return the encoded rows from `first`."""
+        if self.encoder is not None:
+            return self.encoder.fit_transform(self.rows.slice(first), self.target[first:])
+        return self.matrix[first:]
+
+    def split(self, fitted: NDArray[np.bool_], held_back: NDArray[np.bool_]) -> tuple[Any, Any]:
+        """Return the encoded rows to fit to, and those held back."""
+        if self.encoder is not None:
+            X = self.encoder.fit_transform(self.rows.filter(pa.array(fitted)), self.target[fitted])
+            return X, self.encoder.transform(self.rows.filter(pa.array(held_back)))
+        return self.matrix[fitted], self.matrix[held_back]
 
 
 @dataclass(frozen=True)
@@ -137,8 +163,8 @@ def _stop(
 ) -> Stopped:
     """Fit on the rows from `first` that are not held back; stop when the held-back rows improve no more."""
     fitted, patience = ~held_back & (np.arange(len(data.target)) >= first), config.training.early_stopping_rounds or 1
-    X, y = data.matrix[fitted], data.target[fitted]
-    X_val, y_val = data.matrix[held_back], data.target[held_back]
+    X, X_val = data.split(fitted, held_back)
+    y, y_val = data.target[fitted], data.target[held_back]
     if library := library_of(estimator):
         rounds = library.stop_early(estimator, (X, y), (X_val, y_val), patience)
     else:

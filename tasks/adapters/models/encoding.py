@@ -30,7 +30,14 @@ EXPECTED: dict[FeatureKind, str] = {
     "numeric": "an integer or decimal number",
     "categorical": "text, a dictionary of text, an integer or a boolean",
     "boolean": "a boolean",
+    "other": "text, a date, a time or a list, as in training",
 }
+STORED: dict[str, pa.DataType] = {
+    "text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
+    "date": pa.date32(), "time": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+"""Types of `columns.features.other`, as a model's description names them; a list is `list of` one of them."""
+LIST = "list of "
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):
         self.features = features
 
     def fit(self, rows: Rows, y: object = None) -> Self:  # scikit-learn passes y
-        table = as_table(rows, self.features.names)
+        table = as_table(rows, self.features.tabular)
         self.encoding_ = Encoding(
             kinds(self.features),
             {name: _seen(typed(table, name, "categorical")) for name in self.features.categorical},
@@ -84,9 +91,84 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):
         return self.encoding_.encode(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class RawEncoding(Encoding):
+    """Rows for a model of the user's own: a data frame of the values as stored, through the user's fitted transformer.
+
+    Numbers and booleans are float64 with NaN for null, categories and text are text, dates and times datetimes, lists arrays.
+    `types` are those of features that are text, dates or lists, `nullable` the features that had nulls in training.
+    """
+
+    types: dict[str, str] = field(default_factory=dict)
+    nullable: tuple[str, ...] = ()
+    transformer: Any = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """Nothing: the columns that the transformer makes are known to the fitted estimator alone."""
+        return Inputs((), ())
+
+    def encode(self, rows: Rows) -> Any:
+        """Return the transformed data frame. Raises FeatureError on a missing column or another type."""
+        frame = self.frame(rows)
+        return frame if self.transformer is None else self.transformer.transform(frame)
+
+    def frame(self, rows: Rows) -> pd.DataFrame:
+        """Return the features as a data frame with one column each, in order."""
+        table = as_table(rows, self.names)
+        columns = {name: self._values(table, name, kind) for name, kind in self.features}
+        frame: pd.DataFrame = pa.table(columns).to_pandas(date_as_object=False)
+        return frame
+
+    def _values(self, table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
+        if kind == "categorical":
+            return category_texts(typed(table, name, kind))
+        if kind != "other":
+            return typed(table, name, kind).cast(pa.float64())
+        column = table.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        found, expected = stored_type(column.type), self.types[name]
+        same = found == expected or {found, expected} <= {"integer", "number"} or pa.types.is_null(column.type)
+        if not same and not (found == LIST + "text" and pa.types.is_null(column.type.value_type)):
+            raise FeatureError(
+                f"column {name}: is of type {column.type}, expected {expected} as in training; cast it in the source"
+            )
+        return column.cast(arrow_type(expected))
+
+
+def raw_encoding(features: Features, rows: pa.Table) -> RawEncoding:
+    """Return the encoding of a model of the user's own, as these training rows have it, without a transformer."""
+    table = as_table(rows, features.names)
+    return RawEncoding(
+        (*kinds(features), *((name, "other") for name in features.other)),
+        {name: _seen(typed(table, name, "categorical")) for name in features.categorical},
+        types={name: stored_type(table.column(name).type) for name in features.other},
+        nullable=tuple(name for name in features.names if table.column(name).null_count),
+    )
+
+
+def stored_type(found: pa.DataType) -> str:
+    """Name an Arrow type as in STORED."""
+    if pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found):
+        return LIST + stored_type(found.value_type)
+    if pa.types.is_integer(found):
+        return "integer"
+    if is_number(found) or pa.types.is_boolean(found):
+        return "number" if is_number(found) else "boolean"
+    if pa.types.is_date(found) or pa.types.is_timestamp(found):
+        return "date" if pa.types.is_date(found) else "time"
+    return "text"
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """Return the Arrow type that `stored_type` names."""
+    return pa.list_(arrow_type(name.removeprefix(LIST))) if name.startswith(LIST) else STORED[name]
+
+
 def fitted_encoder(encoding: Encoding) -> FeatureEncoder:
     """Restore the pipeline step of a stored encoding."""
-    by_kind: dict[str, list[str]] = {"numeric": [], "categorical": [], "boolean": []}
+    by_kind: dict[str, list[str]] = {"numeric": [], "categorical": [], "boolean": [], "other": []}
     for name, kind in encoding.features:
         by_kind[kind].append(name)
     encoder = FeatureEncoder(Features(**{kind: tuple(names) for kind, names in by_kind.items()}))

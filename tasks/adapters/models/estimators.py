@@ -23,8 +23,8 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import Setup, missing
 from tasks.adapters.models import eligibility
-from tasks.adapters.models.early_stopping import TrainingData, choose_rounds, with_rounds
-from tasks.adapters.models.encoding import Encoding, FeatureEncoder, encode_labels, kinds
+from tasks.adapters.models.early_stopping import SplitEncoder, TrainingData, choose_rounds, with_rounds
+from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
@@ -52,17 +52,20 @@ class Fitted:
     remarks: tuple[str, ...] = ()
 
 
-def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
-    """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError."""
-    rows = _in_order(rows, config.columns.time, config.columns.key)
+def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) -> Fitted:
+    """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError.
+
+    `own` encodes the rows by features of the user's own.
+    """
+    rows = in_order(rows, config.columns.time, config.columns.key)
     given = rows.column(config.columns.label)
     classes = eligibility.classes_of(config, given)
     codes = encode_labels(given, classes)
     kind = estimator_class(config)
-    encoder = FeatureEncoder(config.columns.features).fit(rows)
+    encoder = own or FeatureEncoder(config.columns.features).fit(rows)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    data = TrainingData(encoder.transform(rows), target, labels, len(classes))
+    data = TrainingData(rows, None if own else encoder.transform(rows), target, labels, len(classes), own)
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
@@ -70,9 +73,9 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     # scikit-learn's OpenMP code ignores n_jobs; the limit is never reset, which would lift it for other threads' fits
     threadpool_limits(threads())
     stopped = choose_rounds(config, unfitted, data)
-    estimator = with_rounds(unfitted(), stopped.rounds).fit(data.matrix[stopped.first :], target[stopped.first :])
+    estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
     if library := library_of(kind):
-        estimator = library.load(library.dump(estimator, encoder.encoding_.names), config.task, threads())
+        estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
     scorer = Scorer(Pipeline([("encoder", encoder), ("estimator", estimator)]), encoder.encoding_, config.task, classes)
     return Fitted(
         scorer,
@@ -87,7 +90,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     )
 
 
-def _in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
+def in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
     """Sort rows by time, then id. Rows already in order, as from the lake, are returned without a copy."""
     if rows.num_rows < 2:
         return rows
@@ -132,6 +135,7 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
             near = difflib.get_close_matches(name, accepted, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(accepted))}."
             raise EstimatorError(f"{config.name}: training.parameters.{name} is not known to {kind.__name__}; {hint}")
+    is_raw = isinstance(encoding, RawEncoding)
     given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
     if library:
         metric, seed = config.performance, config.training.seed
@@ -139,7 +143,7 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
         return library.build(kind, setup, given)
     ours = {"random_state": config.training.seed, "n_jobs": threads()}
     estimator = kind(**{name: value for name, value in ours.items() if name in accepted} | given)
-    if get_tags(estimator).input_tags.allow_nan:
+    if is_raw or get_tags(estimator).input_tags.allow_nan:
         return estimator
     return make_pipeline(preparation(estimator, encoding), estimator)
 
@@ -149,14 +153,15 @@ def try_out(config: ModelConfig) -> None:
     kind, random = estimator_class(config), np.random.default_rng(0)
     classes = {"binary": 2, "multiclass": 3}.get(config.task, 0)
     codes = np.arange(60) % classes if classes else random.normal(size=60)
-    encoding = Encoding(kinds(config.columns.features))
+    own = RawEncoding if config.training.pipeline else Encoding
+    encoding = own(kinds(config.columns.features))
     estimator = build(config, kind, encoding, classes)
     library = library_of(kind)
     failures: tuple[type[Exception], ...] = (TypeError, ValueError, *(library.failures if library else ()))
     try:
         if library and library.allowed_rounds(estimator) > 1:
             estimator = library.with_rounds(estimator, 1)
-        estimator.fit(random.integers(0, 3, (60, len(encoding.features))).astype(np.float32), codes)
+        estimator.fit(random.integers(0, 3, (60, max(1, len(encoding.features)))).astype(np.float32), codes)
     except failures as error:
         raise EstimatorError(
             f"{config.name}: training.parameters cannot be used by {kind.__name__} ({_first_line(error)}); expected values "
@@ -178,7 +183,12 @@ def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> d
 
 
 def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
-    """Return each feature's share of the total gain (boosting), of the estimator's importances or of its |weights|."""
+    """Return each feature's share of the total gain (boosting), of the estimator's importances or of its |weights|.
+
+    Empty for an estimator without any, and for features of the user's own, which make other columns of them.
+    """
+    if isinstance(encoding, RawEncoding):
+        return {}
     if library := library_of(estimator):
         raw = library.gains(estimator)
     else:

@@ -9,8 +9,9 @@ packages that we train with.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,15 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from tasks.adapters.boosters.known import library_of, library_of_files
-from tasks.adapters.models.encoding import Encoding, Matrix, Rows, encode_labels, fitted_encoder
+from tasks.adapters.models.encoding import (
+    Encoding,
+    Matrix,
+    RawEncoding,
+    Rows,
+    arrow_type,
+    encode_labels,
+    fitted_encoder,
+)
 from tasks.adapters.models.label_alignment import align_labels
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import newer_format
@@ -29,19 +38,23 @@ from tasks.policy.records.errors import ModelFileError
 Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
 
-DESCRIPTION, ESTIMATOR = "scorer.json", "model.skops"
+DESCRIPTION, ESTIMATOR, TRANSFORMER = "scorer.json", "model.skops", "transformer.skops"
 TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy")
 """Packages whose types any stored estimator may contain."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A fitted pipeline. `classes` are in the order of the codes that metrics use; empty for regression."""
+    """A fitted pipeline. `classes` are in the order of the codes that metrics use; empty for regression.
+
+    `order` is the column of `predict_proba` for each class, of an estimator that has them in another order.
+    """
 
     pipeline: Pipeline
     encoding: Encoding
     task: Task
     classes: tuple[str, ...]
+    order: tuple[int, ...] = ()
 
     def predict(self, rows: Rows) -> Floats:
         """Predict rows: P(last class) (n,) for binary, (n, k) for multiclass, (n,) in the label's unit for regression.
@@ -57,6 +70,7 @@ class Scorer:
         if self.task == "regression":
             return np.asarray(self.estimator.predict(matrix), float)
         shares = np.asarray(self.estimator.predict_proba(matrix), float)
+        shares = shares[:, list(self.order)] if self.order else shares
         return shares[:, 1] if self.task == "binary" else shares
 
     def labels(self, column: pa.ChunkedArray) -> Floats:
@@ -74,34 +88,75 @@ class Scorer:
         return self.pipeline[-1]
 
     def synthetic_rows(self, count: int) -> pa.Table:
-        """Return rows of its schema, with a null in each column and every category, for a smoke test."""
+        """Return rows of its schema, with a null in each column and every category, for a smoke test.
+
+        A model of the user's own gets nulls only where training had some.
+        """
         columns: dict[str, pa.Array] = {}
         for name, kind in self.encoding.features:
+            raw = self.encoding if isinstance(self.encoding, RawEncoding) else None
+            nulls = [None] if raw is None or name in raw.nullable else []
             if kind == "categorical":
-                values = [*self.encoding.categories[name], None]
+                values = [*self.encoding.categories[name], *nulls] or [None]
                 columns[name] = pa.array([values[row % len(values)] for row in range(count)], pa.string())
             elif kind == "boolean":
                 columns[name] = pa.array([row % 2 == 0 for row in range(count)])
+            elif raw and kind == "other":
+                columns[name] = _synthetic_values(arrow_type(raw.types[name]), count, nulls)
             else:
-                columns[name] = pa.array([None, *np.linspace(-100.0, 100.0, count - 1)], pa.float64())
+                columns[name] = pa.array([*nulls, *np.linspace(-100.0, 100.0, count - len(nulls))], pa.float64())
         return pa.table(columns)
+
+
+def _synthetic_values(kind: pa.DataType, count: int, nulls: list[None]) -> pa.Array:
+    """Return text, dates, times or lists that any transformer should read."""
+    if pa.types.is_list(kind):
+        value: object = _synthetic_values(kind.value_type, 2, []).to_pylist()
+    else:
+        value = "a word and another" if pa.types.is_string(kind) else datetime(2024, 1, 1, tzinfo=UTC)
+        value = 1 if pa.types.is_integer(kind) or pa.types.is_floating(kind) else value
+        value = True if pa.types.is_boolean(kind) else value
+    return pa.array([*nulls, *[value] * (count - len(nulls))], kind)
 
 
 def save(scorer: Scorer, folder: Path) -> None:
     """Write the scorer's files into an empty folder."""
-    description = {
+    description: dict[str, object] = {
         "task": scorer.task,
         "classes": scorer.classes,
         "features": scorer.encoding.features,
         "categories": scorer.encoding.categories,
     }
+    if isinstance(scorer.encoding, RawEncoding):
+        description["raw"] = {
+            "types": scorer.encoding.types,
+            "nullable": scorer.encoding.nullable,
+            "order": scorer.order,
+        }
+        if scorer.encoding.transformer is not None:
+            (folder / TRANSFORMER).write_bytes(_skops_content(scorer.encoding.transformer))
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
     if library := library_of(scorer.estimator):
-        (folder / library.file).write_bytes(library.dump(scorer.estimator, scorer.encoding.names))
+        (folder / library.file).write_bytes(library.dump(scorer.estimator, scorer.encoding.inputs.names))
     else:
-        import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
+        (folder / ESTIMATOR).write_bytes(_skops_content(scorer.estimator))
 
-        (folder / ESTIMATOR).write_bytes(skops.io.dumps(scorer.estimator))
+
+def _skops_content(estimator: Any) -> bytes:
+    import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
+
+    content: bytes = skops.io.dumps(estimator)
+    return content
+
+
+def types_of(files: dict[str, bytes]) -> tuple[str, ...]:
+    """Return the types that files of this process need; `load` still refuses those of packages that are not trusted."""
+    parts = [files[name] for name in (ESTIMATOR, TRANSFORMER) if name in files]
+    if not parts:
+        return ()
+    import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
+
+    return tuple({name for part in parts for name in skops.io.get_untrusted_types(data=part)})
 
 
 def sha256(files: dict[str, bytes]) -> str:
@@ -146,29 +201,40 @@ def check_unchanged(files: dict[str, bytes], expected_sha256: str) -> None:
         )
 
 
-def trusted_packages(estimator: str | None) -> tuple[str, ...]:
-    """Return the packages whose types a model may hold: the standard ones and that of the configured estimator."""
-    own = (estimator or "").partition(":")[0].partition(".")[0]
-    return (*TRUSTED_PACKAGES, own) if own else TRUSTED_PACKAGES
+def trusted_packages(imported: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the packages whose types a model may hold: the standard ones, and those of the user's own import paths."""
+    return (*TRUSTED_PACKAGES, *(path.partition(":")[0].partition(".")[0] for path in imported))
 
 
 def _foreign(types: Iterable[str], packages: tuple[str, ...]) -> list[str]:
     return [name for name in types if name.partition(".")[0] not in packages]
 
 
-def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the types that skops must trust to load this estimator, which was trained in this process.
+def scorer_types(scorer: Scorer, packages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the types that skops must trust to load this scorer, which was trained in this process.
 
-    Raises ModelFileError for a type outside the given packages.
+    Raises ModelFileError for a type outside the given packages, and for a function without a name of its own.
     """
+    transformer = getattr(scorer.encoding, "transformer", None)
+    parts = [part for part in (transformer, scorer.estimator) if part is not None]
+    return tuple(sorted({name for part in parts for name in needed_types(part, packages)}))
+
+
+def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the types of an estimator or transformer as `scorer_types` does."""
     if library_of(estimator):
         return ()
     import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
 
     needed = tuple(sorted(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))))
+    if unnamed := [name for name in needed if "<" in name]:
+        raise ModelFileError(
+            f"the {type(estimator).__name__} holds {', '.join(unnamed)}, which cannot be stored without its code; expected "
+            "functions defined at the top of a module, instead of a lambda or a function within a function"
+        )
     if foreign := _foreign(needed, packages):
         raise ModelFileError(
-            f"the trained {type(estimator).__name__} holds {', '.join(foreign)}, expected types from "
+            f"the {type(estimator).__name__} holds {', '.join(foreign)}, expected types from "
             f"{', '.join(packages)} only; use an estimator without callables or objects of other packages"
         )
     return needed
@@ -189,8 +255,13 @@ def _parse(
         estimator = library.load(files[library.file], task, threads())
     else:
         estimator = _skops(files[ESTIMATOR], trusted_types, packages)
+    raw = description.get("raw")
+    if raw is not None:
+        transformer = _skops(files[TRANSFORMER], trusted_types, packages) if TRANSFORMER in files else None
+        nullable = tuple(raw["nullable"])
+        encoding = RawEncoding(encoding.features, encoding.categories, raw["types"], nullable, transformer)
     pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
-    return Scorer(pipeline, encoding, task, tuple(description["classes"]))
+    return Scorer(pipeline, encoding, task, tuple(description["classes"]), tuple(raw["order"]) if raw else ())
 
 
 def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, ...]) -> Any:
@@ -200,7 +271,7 @@ def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, 
     unknown = sorted(set(needed) - set(trusted_types))
     if unknown:
         raise ModelFileError(
-            f"{ESTIMATOR} holds types that were not trusted when it was trained: {', '.join(unknown)}; expected "
+            f"the model holds types that were not trusted when it was trained: {', '.join(unknown)}; expected "
             f"at most {', '.join(trusted_types) or 'what skops trusts itself'}; roll back or train again"
         )
     if foreign := _foreign(needed, packages):

@@ -16,7 +16,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import get_tags
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.models.encoding import Encoding
+from tasks.adapters.models.encoding import Encoding, RawEncoding
 from tasks.adapters.models.files import Floats
 from tasks.policy.records.errors import EstimatorError
 
@@ -62,6 +62,9 @@ def by_position(config: ModelConfig, encoding: Encoding, parameter: str, value: 
 
     `{x: 1}` becomes a direction for each feature, `[[x, z]]` groups of positions. Raises EstimatorError for an unknown name.
     """
+    if isinstance(encoding, RawEncoding) and parameter in (*MONOTONE, *INTERACTION):
+        _check_places(config, parameter, value)
+        return value
     if parameter in MONOTONE and isinstance(value, Mapping):
         places = _places(config, encoding, parameter, tuple(value))
         directions = [0] * len(encoding.features)
@@ -76,6 +79,16 @@ def by_position(config: ModelConfig, encoding: Encoding, parameter: str, value: 
             for group in groups
         ]  # fmt: skip
     return value
+
+
+def _check_places(config: ModelConfig, parameter: str, value: Any) -> None:
+    """Raise EstimatorError for constraints on names, after a pipeline that makes columns of its own."""
+    groups = [group if isinstance(group, list) else [group] for group in value] if isinstance(value, list) else []
+    if isinstance(value, Mapping) or any(isinstance(name, str) for group in groups for name in group):
+        raise EstimatorError(
+            f"{config.name}: training.parameters.{parameter} names features, but training.pipeline makes columns of its own; "
+            "expected positions among these"
+        )
 
 
 def _places(config: ModelConfig, encoding: Encoding, parameter: str, names: Sequence[str]) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.adapters.boosters.known import library_of
+from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Floats, Scorer
 
 ROWS = 500
@@ -21,9 +22,11 @@ EXACT_TREES = 400
 def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats | None:
     """Return (n, features) contributions on the margin for evenly spaced rows.
 
-    Multiclass: the contributions to each row's predicted class. None for other estimators or missing columns.
+    Multiclass: the contributions to each row's predicted class. None for other estimators, own features or missing columns.
     """
     encoding, library = scorer.encoding, library_of(scorer.estimator)
+    if isinstance(encoding, RawEncoding):
+        return None  # the booster sees what the user's transformer made of the features
     if not library or not len(rows) or not set(encoding.names) <= set(rows.column_names):
         return None
     encoded = encoding.encode(rows.take(sample_indices(len(rows), limit)))

@@ -38,7 +38,9 @@ def with_stable_effects(config: ModelConfig, reference: ReferenceProfile, rows: 
     if len(np.unique(day)) < DAYS_PER_WINDOW * window:
         return reference
     features = tuple(
-        frozen if frozen.feature in config.columns.personal else _with_effects(config, frozen, drawn, day, window)
+        frozen
+        if frozen.feature in config.columns.personal or frozen.kind == "other"
+        else _with_effects(config, frozen, drawn, day, window)
         for frozen in reference.features
     )
     return replace(reference, features=features)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.profiling.columns import category_name, decode, is_number
+from tasks.adapters.profiling.columns import category_name, decode, is_number, presence
 from tasks.policy.records.binned_rows import CodedRows, Codes
 from tasks.policy.records.profile import FeatureReference, ReferenceProfile
 
@@ -68,7 +68,7 @@ def code_feature(column: pa.Array, frozen: FeatureReference) -> Codes:
 
     If the feature has k counts, a missing value has code k and an infinite number has code k + 1.
     """
-    missing, plain = len(frozen.counts.counts), decode(column)
+    missing, plain = len(frozen.counts.counts), presence(column) if frozen.kind == "other" else decode(column)
     codes = np.full(len(plain), missing, np.uint16)
     if frozen.kind == "numeric":
         if is_number(plain.type) or pa.types.is_boolean(plain.type):

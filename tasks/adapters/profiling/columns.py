@@ -72,6 +72,15 @@ def decode(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
+PRESENT = "present"
+"""The one category of a feature that is text, a date or a list: only missing values are counted."""
+
+
+def presence(column: pa.Array) -> pa.Array:
+    """Return PRESENT for each value and null for each missing one, whatever the column's type."""
+    return pc.if_else(column.is_valid(), pa.scalar(PRESENT), pa.scalar(None, pa.string()))
+
+
 def count_categories(column: pa.Array, boolean: bool = False) -> tuple[dict[str, int], int, int]:
     """Return (rows per category name, nulls, rows whose value is not a category, such as a list or a struct)."""
     if pa.types.is_null(column.type):

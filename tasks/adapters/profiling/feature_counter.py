@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.profiling.columns import count_categories, read_numbers, type_name
+from tasks.adapters.profiling.columns import count_categories, presence, read_numbers, type_name
 from tasks.policy.data_quality.acceptance import accepted_categories, accepted_range
 from tasks.policy.records.base import digest
 from tasks.policy.records.profile import (
@@ -58,7 +58,8 @@ class FeatureCounter:
         return with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable)
 
     def _count_categories(self, column: pa.Array) -> FeatureCounts:
-        rows, nulls, unreadable = count_categories(column, self.reference.kind == "boolean")
+        counted = presence(column) if self.reference.kind == "other" else column
+        rows, nulls, unreadable = count_categories(counted, self.reference.kind == "boolean")
         rows = hash_names(rows) if self.personal else rows
         counts, outside = [0] * len(self.counts.counts), 0
         for name, count in rows.items():
@@ -75,6 +76,7 @@ def counter_of(reference: FeatureReference, config: ModelConfig) -> FeatureCount
     rule, slack = config.quality.columns.get(reference.feature), config.quality.range_slack
     own_range = (rule.range.min, rule.range.max) if rule and rule.range else (None, None)
     own, personal = rule.categories if rule else None, reference.feature in config.columns.personal
+    personal = personal and reference.kind != "other"
     own = tuple(digest(name) for name in own) if own and personal else own
     return FeatureCounter(
         reference, accepted_range(reference, slack, own_range), accepted_categories(reference, own), personal

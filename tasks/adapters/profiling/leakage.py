@@ -48,7 +48,9 @@ def find_leaks(table: pa.Table, config: ModelConfig) -> tuple[str, ...]:
         f"{feature} determines the label {label_name} in all {labelled.num_rows:,} labelled rows: "
         "expected a feature that is known before the label"
         for feature in config.columns.features.names
-        if feature in labelled.column_names and determines(labelled.column(feature), label, config.task == "regression")
+        if feature in labelled.column_names
+        and not pa.types.is_nested(labelled.schema.field(feature).type)
+        and determines(labelled.column(feature), label, config.task == "regression")
     )
 
 

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from deployments.config.model import ModelConfig
 from tasks.adapters.models.eligibility import classes_of
 from tasks.adapters.models.encoding import encode_labels
-from tasks.adapters.profiling.columns import count_categories, hash_ids, read_numbers, time_bounds, type_name
+from tasks.adapters.profiling.columns import (
+    count_categories,
+    hash_ids,
+    presence,
+    read_numbers,
+    time_bounds,
+    type_name,
+)
 from tasks.adapters.profiling.feature_counter import counter_of, hash_names
 from tasks.adapters.profiling.leakage import find_leaks
 from tasks.adapters.profiling.sample import WindowSample, write_sample
@@ -46,8 +53,8 @@ COLUMNS_AT_ONCE = 16  # a Parquet reader holds a page of each column in memory
 
 def kind_of(config: ModelConfig, feature: str) -> FeatureKind:
     features = config.columns.features
-    if feature in features.numeric:
-        return "numeric"
+    if feature in features.numeric or feature in features.other:
+        return "numeric" if feature in features.numeric else "other"
     return "boolean" if feature in features.boolean else "categorical"
 
 
@@ -130,8 +137,9 @@ def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig, days: Da
             sentinel_share=sentinel.share if sentinel else 0.0,
             left_out=left_out,
         )
+    column = presence(column) if kind == "other" else column
     rows, nulls, unreadable = count_categories(column, kind == "boolean")
-    rows = hash_names(rows) if feature in config.columns.personal else rows
+    rows = hash_names(rows) if feature in config.columns.personal and kind != "other" else rows
     categories, more = choose_categories(tuple(rows.items()))
     listed = [rows[category] for category in categories]
     counts = FeatureCounts(feature, name, sum(rows.values()), (*listed, sum(rows.values()) - sum(listed)))

@@ -1,7 +1,7 @@
 """Bounded sample of a version's training rows with their values, stored with the version.
 
 Evidently compares it with the window's sample. Its rows are a subset of the binned rows, so the same calendar weights
-apply to both. Personal features are left out.
+apply to both. Personal features, text, dates and lists are left out.
 """
 
 import io
@@ -58,7 +58,9 @@ def draw_sample(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table
     names = [
         frozen.feature
         for frozen in reference.features
-        if frozen.feature not in config.columns.personal and rows.column_names.count(frozen.feature) == 1
+        if frozen.kind != "other"
+        and frozen.feature not in config.columns.personal
+        and rows.column_names.count(frozen.feature) == 1
     ]
     places = spread(len(binned), min(ROWS, max(1, CELLS // max(1, len(names)))))
     taken = rows.take(pa.array(binned[places]))

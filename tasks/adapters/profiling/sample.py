@@ -2,7 +2,7 @@
 
 Each row draws a random key, and the rows with the smallest keys are retained (Efraimidis and Spirakis 2006, with equal
 weights), so memory is bounded by the sample and not by the window. The sample contains features, and the time if hours
-are to be matched, but no personal columns.
+are to be matched, but no personal columns, text, dates or lists.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class WindowSample:
     @classmethod
     def of(cls, config: ModelConfig, window: Window, content_hash: str) -> "WindowSample":
         by_hour = {"day", "week"} & set(config.drift.calendar)
-        wanted = dict.fromkeys((*config.columns.features.names, *([config.columns.time] if by_hour else [])))
+        wanted = dict.fromkeys((*config.columns.features.tabular, *([config.columns.time] if by_hour else [])))
         shown = tuple(name for name in wanted if name not in config.columns.personal)
         seed = int(digest(config.name, window.name, content_hash, length=8), 16)
         return cls(shown, config.drift.sample_rows, seed)

@@ -19,6 +19,7 @@ from mlflow.entities import DatasetInput, InputTag
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import AnyType
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
@@ -27,12 +28,17 @@ from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
-from tasks.policy.records.reports import Snapshot
+from tasks.policy.records.reports import FeatureKind, Snapshot
 
 BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
 LIBRARIES = ("xgboost", "scikit-learn", "numpy", "pandas", "pyarrow", "skops", "mlflow")
-COLUMN_TYPES = {"numeric": DataType.double, "categorical": DataType.string, "boolean": DataType.boolean}
+COLUMN_TYPES: dict[FeatureKind, DataType | AnyType] = {
+    "numeric": DataType.double,
+    "categorical": DataType.string,
+    "boolean": DataType.boolean,
+    "other": AnyType(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def libraries(scorer: Scorer) -> tuple[str, ...]:
 def _estimator(config: ModelConfig, scorer: Scorer) -> str:
     if isinstance(scorer, ForeignScorer):
         return f"{scorer.model_format}:{scorer.estimator.name}"
-    return config.training.estimator or f"xgboost:{type(scorer.estimator).__name__}"
+    return config.training.trainer or f"xgboost:{type(scorer.estimator).__name__}"
 
 
 @cache

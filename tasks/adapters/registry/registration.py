@@ -53,6 +53,8 @@ class TrainedModel:
     coded_rows: CodedRows | None = None
     sample: ReferenceSample | None = None
     usage: Usage | None = None
+    origin: str | None = None
+    """Which command or flow run made the model, and where it left it."""
 
 
 def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> ModelVersion:
@@ -181,8 +183,8 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
     """Return the metadata that is read without opening the version's files."""
     fitted = trained.fitted
     is_foreign = isinstance(fitted.scorer, ForeignScorer)
-    vouched = model_files.trusted_packages(config.training.estimator)
-    trusted = () if is_foreign else model_files.needed_types(fitted.scorer.estimator, vouched)
+    vouched = model_files.trusted_packages(config.training.imported)
+    trusted = () if is_foreign else model_files.scorer_types(fitted.scorer, vouched)
     return {
         "decision_id": manifest.decision_id,
         "sha256": manifest.sha256,
@@ -199,6 +201,7 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
         "status": "registered",
         **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
         **({USAGE: to_json(trained.usage)} if trained.usage else {}),
+        **({"origin": plain(trained.origin)} if trained.origin else {}),
         **(_origin(fitted) if isinstance(fitted.scorer, ForeignScorer) else {}),
     }
 

@@ -34,11 +34,11 @@ CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
 SUITE = "expectation_suite.json"
 
 
-def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool = False) -> "Scorer":
+def load_scorer(version: ModelVersion, imported: tuple[str, ...] = (), fresh: bool = False) -> "Scorer":
     """Load a version's scorer and check its SHA-256; `fresh` bypasses the cache.
 
-    The hash and the trusted types are the ledger's, as `registry.version` returns them. `estimator` is the import path
-    in the model's file; types of its package are allowed. Boosters need none. Raises ModelFileError on missing or
+    The hash and the trusted types are the ledger's, as `registry.version` returns them. `imported` are the import
+    paths in the model's file; types of their packages are allowed. Boosters need none. Raises ModelFileError on missing or
     altered files and on types of other packages, NoModelFile for a version of somebody else's service.
     """
     if version.observed_as is not None:
@@ -49,7 +49,7 @@ def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool
     load = _scorer.__wrapped__ if fresh else _scorer
     trusted_types = tuple(json.loads(dict(version.tags).get("trusted_types", "[]")))
     scorer: Scorer = load(
-        _ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, trusted_types), estimator
+        _ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, trusted_types), imported
     )
     return scorer
 
@@ -66,14 +66,14 @@ class _ModelFiles:
 
 
 @lru_cache(maxsize=8)
-def _scorer(stored: _ModelFiles, estimator: str | None) -> "Scorer":
+def _scorer(stored: _ModelFiles, imported: tuple[str, ...]) -> "Scorer":
     source = registry.stored_version(stored.model, stored.version).source
     with tempfile.TemporaryDirectory() as folder:
         files = _download(f"{relocation.current_location(source)}/data/files", Path(folder), stored.uri)
         content = models.files.read(files)
         if foreign.scorer.is_foreign(content):
             return foreign.scorer.load(content, stored.sha256)
-        packages = models.files.trusted_packages(estimator)
+        packages = models.files.trusted_packages(imported)
         return models.files.load(content, stored.sha256, stored.trusted_types, packages)
 
 

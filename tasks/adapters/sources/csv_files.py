@@ -19,7 +19,7 @@ def csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
     # times as text: inference would fix one precision, and label times may be empty in the first block; `to_utc` parses
     types = {name: pa.string() for name in (*columns.protected, *columns.id_columns, *_times(config))}
     types |= {name: pa.float64() for name in columns.features.numeric}
-    types |= {name: pa.string() for name in columns.features.categorical}
+    types |= {name: pa.string() for name in (*columns.features.categorical, *columns.features.other)}
     types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` parses them
     # labels as text: inference would give no type if the first block has no label, and one label that is not a number
     # must not prevent reading the others

@@ -82,6 +82,10 @@ class TrainingRefused(PerennialError):
     """These rows must not be used for training; a retry with the same rows cannot succeed."""
 
 
+class TrainingFailed(TrainingRefused):
+    """A command or a flow of the user's own failed, took too long, or left no model that can be used."""
+
+
 class ObservationRefused(PerennialError):
     """The history of somebody else's model cannot be a reference for its later windows."""
 

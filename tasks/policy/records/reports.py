@@ -29,7 +29,7 @@ class JointDrift:
 Verdict = Literal["pass", "warn", "fail"]
 DriftVerdict = Literal["drifted", "stable", "insufficient"]
 Maturity = Literal["open", "maturing", "closed"]
-FeatureKind = Literal["numeric", "categorical", "boolean"]
+FeatureKind = Literal["numeric", "categorical", "boolean", "other"]
 
 
 @dataclass(frozen=True, slots=True)

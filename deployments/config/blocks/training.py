@@ -1,0 +1,139 @@
+"""Settings of training: the block `training` of a model's YAML file.
+
+One of four ways trains the model: an estimator, after a pipeline of the user's own if one is named; a function; a command;
+or a Prefect deployment.
+"""
+
+import json
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+
+from deployments.config.blocks.data import ImportPath
+from tasks.policy.records.base import Settings
+
+HANDED_OVER = ("snapshot", "decision_id", "output")
+"""Parameters that a Prefect deployment of the user's own is always given."""
+INPUT, OUTPUT = "PERENNIAL_INPUT", "PERENNIAL_OUTPUT"
+"""Environment variables of a training command: the folder with its rows, and the place for its model."""
+
+
+def _finite(parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for name, value in parameters.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ValueError(f"{name} is {value!r}, expected finite numbers") from None
+    return parameters
+
+
+Parameters = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Training(Settings):
+    """How a challenger is trained: by an estimator, or by exactly one of `function`, `command` and `flow`."""
+
+    estimator: ImportPath | None = Field(None, examples=["sklearn.linear_model:LogisticRegression"])
+    """`module:Class` of a scikit-learn estimator, or of LightGBM or CatBoost, which are the extras `lightgbm` and `catboost`
+    of the installation. Default: XGBoost."""
+    parameters: Parameters = Field({}, examples=[{"n_estimators": 200, "monotone_constraints": {"tenure_days": 1}}])
+    """Passed to the estimator; for XGBoost `n_estimators`, `max_depth`, `learning_rate`, … Constraints may name features."""
+    pipeline: ImportPath | None = Field(None, examples=["mycompany.churn:build"], exclude_if=lambda path: path is None)
+    """`module:function` that returns an unfitted scikit-learn transformer, which is put before the estimator. Called as
+    `build()` or `build(config)`."""
+    function: ImportPath | None = Field(None, examples=["mycompany.churn:fit"], exclude_if=lambda path: path is None)
+    """`module:function`, called as `fit(rows, config)` with a pandas DataFrame. Returns a fitted scikit-learn model."""
+    command: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), examples=[["python", "train.py"]], exclude_if=lambda words: not words
+    )
+    """A program and its arguments, run in the folder of the model's file, never by a shell. `{input}` and `{output}` in an
+    argument stand for the folder with the rows and the place for the model, as do PERENNIAL_INPUT and PERENNIAL_OUTPUT."""
+    environment: tuple[VariableName, ...] = Field(
+        (), examples=[["MLFLOW_TRACKING_URI"]], exclude_if=lambda names: not names
+    )
+    """Environment variables that the command gets although their names begin with PERENNIAL_, PREFECT_ or MLFLOW_."""
+    flow: str | None = Field(
+        None, pattern=r"^[^/]+/[^/]+$", examples=["team/train-churn"], exclude_if=lambda name: name is None
+    )
+    """`flow/deployment` of a Prefect deployment of your own, which is run with the parameters `snapshot`, `decision_id` and
+    `output`."""
+    flow_parameters: Parameters = Field({}, examples=[{"epochs": 20}], exclude_if=lambda given: not given)
+    """Further parameters of that deployment."""
+    registered_model: str | None = Field(
+        None, min_length=1, examples=["churn-training"], exclude_if=lambda name: name is None
+    )
+    """The registered model in MLflow where the flow registers its version, with the tag `decision_id`. Default: the flow
+    writes its model to `output`."""
+    timeout_hours: float = Field(6.0, gt=0, le=24 * 7, examples=[2.0], exclude_if=lambda hours: bool(hours == 6.0))
+    """A training that takes longer is stopped, and refused."""
+    window_days: float | None = Field(None, gt=0, examples=[180.0])
+    """Train on this many trailing days. Default: all history."""
+    validation_share: float = Field(0.15, gt=0, lt=0.5, examples=[0.2])
+    """Share of the training rows, the latest ones, held back for early stopping."""
+    early_stopping_rounds: int | None = Field(20, ge=1, examples=[50])
+    """Stop when the loss on the held-back rows has not improved for this many rounds; `null` turns early stopping off."""
+    min_rows: int = Field(1000, ge=10, examples=[5000])
+    """Fewest labelled rows to train on; with fewer, training is refused."""
+    seed: int = Field(7, ge=0, examples=[7])
+    """Random seed: the same seed and rows give the same model."""
+    trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
+    """Load models from elsewhere that can run code: joblib, pickle, and MLflow models without a safe file.
+
+    They run in a process of their own, without credentials, with bounded memory and time (see "Your champion")."""
+
+    @model_validator(mode="after")
+    def _check_way(self) -> Self:
+        ways = [name for name in ("estimator", "function", "command", "flow") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(
+                f"{' and '.join(ways)} are given, expected one of estimator, function, command and flow; remove the others"
+            )
+        way = ways[0] if ways else "estimator"
+        only_for = {"pipeline": ("estimator",), "environment": ("command",), "flow_parameters": ("flow",),
+                    "registered_model": ("flow",), "parameters": ("estimator", "function", "command")}  # fmt: skip
+        for name, accepted in only_for.items():
+            if getattr(self, name) and way not in accepted:
+                rather = "; use flow_parameters" if name == "parameters" else ""
+                raise ValueError(f"{name} is given with {way}, expected it with {' or '.join(accepted)} only{rather}")
+        taken = [name for name in HANDED_OVER if name in self.flow_parameters]
+        if taken:
+            raise ValueError(f"flow_parameters has {taken[0]}, which every flow is given, expected another name")
+        return self
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a program or a flow of the user's own trains the model outside of this process."""
+        return bool(self.command or self.flow)
+
+    @property
+    def reads_other(self) -> bool:
+        """Whether what trains the model can read text, dates and lists."""
+        return bool(self.pipeline or self.function)
+
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """Import paths of the user's own code; a stored model may hold types of their packages."""
+        return tuple(path for path in (self.estimator, self.pipeline, self.function) if path)
+
+    @property
+    def trainer(self) -> str | None:
+        """What trains the model, in words; None for XGBoost alone."""
+        if self.flow or self.command:
+            return f"the Prefect deployment {self.flow}" if self.flow else f"the command {' '.join(self.command)}"
+        if self.pipeline:
+            return f"{self.estimator or 'XGBoost'} after the pipeline {self.pipeline}"
+        return self.function or self.estimator
+
+    def stand_in(self) -> "Training":
+        """Return settings that train here what a command or a flow trains elsewhere: XGBoost with its defaults."""
+        if not self.is_foreign:
+            return self
+        own: dict[str, object] = {
+            "command": (),
+            "environment": (),
+            "flow": None,
+            "flow_parameters": {},
+            "registered_model": None,
+        }
+        return self.model_copy(update={**own, "parameters": {}})

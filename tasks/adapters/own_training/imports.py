@@ -1,0 +1,37 @@
+"""Import functions that a model's file names, and call them as their signature asks."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from deployments.config.model import ModelConfig
+from tasks.policy.records.errors import EstimatorError
+
+
+def imported(config: ModelConfig, setting: str) -> Callable[..., Any]:
+    """Import the function that `training.<setting>` names. Raises EstimatorError naming what is missing."""
+    path: str = getattr(config.training, setting)
+    module_name, _, name = path.partition(":")
+    at = f"{config.name}: training.{setting} is {path}"
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except ImportError as error:
+        raise EstimatorError(
+            f"{at}, but {module_name} cannot be imported ({error}); expected a module that is installed or on PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise EstimatorError(f"{at}, but {module_name} has no function {name}; expected a function; fix the path")
+    return found
+
+
+def check_parameters(config: ModelConfig, setting: str, *given: object) -> None:
+    """Raise EstimatorError unless the function that `training.<setting>` names can be called with these arguments."""
+    try:
+        inspect.signature(imported(config, setting)).bind(*given)
+    except TypeError as error:
+        names = "rows, config" if len(given) > 1 else "config" * len(given)
+        raise EstimatorError(
+            f"{config.name}: training.{setting} is {getattr(config.training, setting)}, which cannot be called with "
+            f"({names}): {error}; expected a function of these parameters"
+        ) from None

@@ -1,0 +1,80 @@
+"""Features of the user's own: an unfitted scikit-learn transformer that `training.pipeline` builds, before the estimator.
+
+It is fitted to the rows that the estimator is fitted to, no others: early stopping fits it without the held-back rows.
+"""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy import sparse
+from sklearn.base import clone
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.models import files
+from tasks.adapters.models.encoding import Encoding, RawEncoding, raw_encoding
+from tasks.adapters.own_training.imports import check_parameters, imported
+from tasks.policy.records.errors import EstimatorError, ModelFileError
+
+
+def build(config: ModelConfig) -> Any:
+    """Call the function, with the configuration if it has a parameter. Raises EstimatorError for another result."""
+    function, at = imported(config, "pipeline"), f"{config.name}: training.pipeline is {config.training.pipeline}"
+    given = (config,) if inspect.signature(function).parameters else ()
+    check_parameters(config, "pipeline", *given)
+    built = function(*given)
+    lacking = [name for name in ("fit", "transform", "get_params") if not hasattr(built, name)]
+    if lacking:
+        raise EstimatorError(
+            f"{at}, which returned a {type(built).__name__} without {', '.join(lacking)}, expected an unfitted scikit-learn "
+            "transformer or pipeline of transformers; an estimator belongs to training.estimator or training.function"
+        )
+    return built
+
+
+def try_build(config: ModelConfig) -> None:
+    """Build the transformer and check that it can be stored. Raises EstimatorError."""
+    built = build(config)
+    try:
+        files.needed_types(built, files.trusted_packages(config.training.imported))
+    except ModelFileError as error:
+        raise EstimatorError(f"{config.name}: training.pipeline is {config.training.pipeline}: {error}") from None
+
+
+class PipelineEncoder:
+    """Encode rows by the user's transformer; `encoding_` is that of the latest fit."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
+        self._unfitted = build(config)
+        self.encoding_: Encoding = RawEncoding(())
+
+    def fit_transform(self, rows: pa.Table, y: Any) -> Any:
+        """Fit a fresh transformer to these rows and return them transformed. Raises EstimatorError for other than numbers."""
+        raw, transformer = raw_encoding(self._config.columns.features, rows), clone(self._unfitted)
+        found = transformer.fit_transform(raw.frame(rows), y)
+        self.encoding_ = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
+        if fault := _fault(found, len(rows)):
+            raise EstimatorError(
+                f"{self._config.name}: training.pipeline is {self._config.training.pipeline}, which {fault}"
+            )
+        return found
+
+    def transform(self, rows: pa.Table) -> Any:
+        return self.encoding_.encode(rows)
+
+
+def _fault(found: Any, rows: int) -> str | None:
+    """Return what is wrong with a transformer's output, None if it is a matrix of numbers with one line per row."""
+    shape: tuple[int, ...] = getattr(found, "shape", ())
+    if len(shape) != 2 or shape[0] != rows:
+        made = f"the shape {shape}" if shape else f"a {type(found).__name__}"
+        return f"turned {rows:,} rows into {made}, expected {rows:,} rows and columns of numbers"
+    if isinstance(found, pd.DataFrame):
+        texts = [str(name) for name, kind in found.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+        return f"returned columns that are not numbers: {', '.join(texts[:5])}; encode them" if texts else None
+    if sparse.issparse(found) or np.issubdtype(np.asarray(found).dtype, np.number) or np.asarray(found).dtype == bool:
+        return None
+    return f"returned values of type {np.asarray(found).dtype}, expected numbers; encode text, dates and lists"
