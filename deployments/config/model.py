@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from deployments.config.blocks.alerts import Alerts
-from deployments.config.blocks.data import Columns, Period, Source, Training
+from deployments.config.blocks.data import Columns, Period, Source
 from deployments.config.blocks.labels import LabelSource, with_label_time
 from deployments.config.blocks.metrics import CustomMetric, with_directions
 from deployments.config.blocks.monitoring import Drift, MetricName, Performance, Quality
