@@ -46,6 +46,7 @@ class FoundTable:
     sample: pa.Table
     rows: int
     source: dict[str, Any]
+    place: Place
 
     @property
     def is_sampled(self) -> bool:
@@ -60,8 +61,9 @@ class FoundTable:
 def read_table(place: Place) -> FoundTable:
     """Read a table. Raises SourceError, or SourceUnreachable if a retry may help."""
     if place.path is None:
-        source = {"kind": "sql", "url_env": place.url_env, "query": place.query or f"SELECT * FROM {place.table}"}
         where = f"--url-env {place.url_env}"
+        query = place.query or f"SELECT * FROM {sql.quoted(str(place.url_env), str(place.table), where)}"
+        source: dict[str, Any] = {"kind": "sql", "url_env": place.url_env, "query": query}
         sample, rows = _sampled(sql.stream(str(place.url_env), place.query, place.table, where))
     else:
         where = f"--data {files.without_credentials(place.path)}"
@@ -74,7 +76,7 @@ def read_table(place: Place) -> FoundTable:
     if not rows:
         raise SourceError(f"{where}: holds no rows, expected a table with history")
     _require_names(sample, where)
-    return FoundTable(sample, rows, source)
+    return FoundTable(sample, rows, source, place)
 
 
 def _require_names(table: pa.Table, where: str) -> None:
