@@ -44,29 +44,45 @@ def new(
         ),
     ],
     url_env: Annotated[
-        str | None, typer.Option(help="With --data sql: environment variable that holds the SQLAlchemy URL.", metavar="NAME")
+        str | None,
+        typer.Option(help="With --data sql: environment variable that holds the SQLAlchemy URL.", metavar="NAME"),
     ] = None,
-    query: Annotated[str | None, typer.Option(help="With --data sql: a query that returns the rows.", metavar="SQL")] = None,
+    query: Annotated[
+        str | None, typer.Option(help="With --data sql: a query that returns the rows.", metavar="SQL")
+    ] = None,
     table: Annotated[str | None, typer.Option(help="With --data sql: a table.", metavar="NAME")] = None,
     time: Annotated[str | None, typer.Option(help="Column with a row's time.", metavar="COLUMN")] = None,
     row_id: Annotated[
-        str | None, typer.Option("--id", help="Column that identifies a row, or columns with commas.", metavar="COLUMN,…")
+        str | None,
+        typer.Option("--id", help="Column that identifies a row, or columns with commas.", metavar="COLUMN,…"),
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column that the model predicts.", metavar="COLUMN")] = None,
     task: Annotated[str | None, typer.Option(help="binary, multiclass or regression.", metavar="TASK")] = None,
-    window: Annotated[str | None, typer.Option(help="Length of a window: month, or a duration such as '7 days'.", metavar="LENGTH")] = None,
-    label_delay_hours: Annotated[float | None, typer.Option(help="Hours until a label is known.", min=0, metavar="HOURS")] = None,
-    owner: Annotated[str | None, typer.Option(help="Who is asked when a decision requires a person.", metavar="NAME")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Length of a window: month, or a duration such as '7 days'.", metavar="LENGTH")
+    ] = None,
+    label_delay_hours: Annotated[
+        float | None, typer.Option(help="Hours until a label is known.", min=0, metavar="HOURS")
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Who is asked when a decision requires a person.", metavar="NAME")
+    ] = None,
     purpose: Annotated[str | None, typer.Option(help="What the prediction is used for.", metavar="TEXT")] = None,
-    risk: Annotated[str | None, typer.Option(help="What a wrong model costs: low, medium or high.", metavar="RISK")] = None,
+    risk: Annotated[
+        str | None, typer.Option(help="What a wrong model costs: low, medium or high.", metavar="RISK")
+    ] = None,
     value_usd: Annotated[
         float | None, typer.Option(help="Value of one unit of the metric per day, in $.", min=0, metavar="USD")
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Where the file is written. Default: PERENNIAL_MODELS, else the current folder.", show_default=False),
+        typer.Option(
+            help="Where the file is written. Default: PERENNIAL_MODELS, else the current folder.", show_default=False
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: guess, and leave open what cannot be guessed.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: guess, and leave open what cannot be guessed.")
+    ] = False,
 ) -> None:
     """Write a model's file from a table, and show what retraining would have been worth on its history.
 
@@ -102,7 +118,9 @@ def _days(text: str) -> float:
     try:
         return WindowLength.model_validate({"window_days": text}).window_days
     except ValidationError:
-        raise typer.BadParameter(f"--window is {text!r}, expected month, or a duration such as '7 days' or '6 hours'") from None
+        raise typer.BadParameter(
+            f"--window is {text!r}, expected month, or a duration such as '7 days' or '6 hours'"
+        ) from None
 
 
 def check(
@@ -116,7 +134,7 @@ def check(
         ),
     ] = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Also read the latest rows of the history and report problems in them.")
+        bool, typer.Option("--data", help="Also read the rows, and report problems in them with their fix.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -133,7 +151,13 @@ def check(
             if each.error and not as_json:
                 print(each.error, file=sys.stderr)
             elif not as_json:
-                print(f"{each.model}: {each.purpose}", *each.behaviour, *each.data, sep="\n  ")
+                print(
+                    f"{each.model}: {each.purpose}",
+                    *each.behaviour,
+                    *each.data,
+                    *map("lint: {}".format, each.lints),
+                    sep="\n  ",
+                )
     checked = CheckResults(tuple(found), check_fleet())
     if as_json:
         print_json(checked)

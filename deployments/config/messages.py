@@ -39,8 +39,10 @@ def _answer(location: Sequence[str], root: type[Settings]) -> str:
     """Describe what an answer is: the values if they are few, and the field's meaning."""
     model = _model_at(location[:-1], root)
     field = model.model_fields.get(location[-1]) if model else None
-    options = [str(each) for each in get_args(field.annotation)] if field and get_origin(field.annotation) is Literal else []
-    meaning = _describe(list(location), root).removesuffix(".")
+    options = (
+        [str(each) for each in get_args(field.annotation)] if field and get_origin(field.annotation) is Literal else []
+    )
+    meaning = " ".join(_describe(list(location), root).split()).split(". ")[0].removesuffix(".")
     null = "; null if nobody knows" if field is not None and not field.is_required() and field.default is None else ""
     return f"{', '.join(options)}: {meaning}" if options else f"{meaning}{null}"
 

@@ -48,14 +48,20 @@ def write_draft(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise ModelConfigError(f"{path}: exists already, expected a new file; choose another name, or delete it first") from None
+        raise ModelConfigError(
+            f"{path}: exists already, expected a new file; choose another name, or delete it first"
+        ) from None
     except OSError as error:
-        raise ModelConfigError(f"{path}: cannot be written ({error.strerror}); expected a folder you may write to") from None
+        raise ModelConfigError(
+            f"{path}: cannot be written ({error.strerror}); expected a folder you may write to"
+        ) from None
 
 
 def draft(proposal: Proposal, people: People, folder: Path, now: datetime) -> str:
     """Return the text of the model's file, to be stored in `folder`."""
-    return "\n".join([*_head(proposal, people, folder), *_columns(proposal), *_windows(proposal, now), *_rest(proposal, people), ""])
+    return "\n".join(
+        [*_head(proposal, people, folder), *_columns(proposal), *_windows(proposal, now), *_rest(proposal, people), ""]
+    )
 
 
 def _head(proposal: Proposal, people: People, folder: Path) -> Iterator[str]:
@@ -66,7 +72,9 @@ def _head(proposal: Proposal, people: People, folder: Path) -> Iterator[str]:
     yield f"name: {proposal.model}"
     yield _line("owner", people.owner, "who is asked when a decision or an incident requires a person")
     yield _line("purpose", people.purpose, "what the prediction is used for, in one sentence")
-    yield _line("risk", people.risk, "what a wrong model costs: low, medium or high; high asks a person before each promotion")
+    yield _line(
+        "risk", people.risk, "what a wrong model costs: low, medium or high; high asks a person before each promotion"
+    )
     yield _line("task", proposal.task.value, proposal.task.reason)
     yield f"source: {_flow(source_block(proposal, folder))}{_zone_comment(proposal)}"
 
@@ -108,7 +116,12 @@ def _columns(proposal: Proposal) -> Iterator[str]:
     if proposal.label_time.value:
         yield _line("  label_time", proposal.label_time.value, proposal.label_time.reason)
     else:
-        yield _line("  label_delay_hours", proposal.label_delay_hours.value, _delay_comment(proposal.label_delay_hours))
+        hours = proposal.label_delay_hours.value
+        yield _line(
+            "  label_delay_hours",
+            int(hours) if hours is not None and hours % 1 == 0 else hours,
+            _delay_comment(proposal.label_delay_hours),
+        )
     yield "  features:"
     for kind, names in proposal.features.items():
         yield f"    {kind}: {_flow(list(names))}"
@@ -161,7 +174,11 @@ def _rest(proposal: Proposal, people: People) -> Iterator[str]:
             yield f"validation: {{holdout_days: {max(window, 0.2 * days):.3g}}}  # the history has {days:.3g} days"
     unit = proposal.metric or "metric"
     yield "budget:"
-    yield _line("  value_usd_per_metric_unit_per_day", people.value_usd, f"what one unit of {unit} more is worth a day, in $; null if nobody knows")
+    yield _line(
+        "  value_usd_per_metric_unit_per_day",
+        people.value_usd,
+        f"what one unit of {unit} more is worth a day, in $; null if nobody knows",
+    )
 
 
 def _line(name: str, value: Any, reason: str) -> str:
@@ -174,7 +191,9 @@ def _reason(guess: Guess) -> str:
 
 def _flow(value: Any) -> str:
     """Return a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False).removesuffix("\n")
+    text = yaml.safe_dump(
+        value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False
+    ).removesuffix("\n")
     return text.removesuffix("\n...") if value != QUESTION else f'"{QUESTION}"'
 
 

@@ -44,7 +44,10 @@ def ask_people(people: People, metric: str | None, console: Console) -> People:
     return People(
         people.owner or ask("Who is asked when a decision requires a person? (owner)", default_owner()),
         people.purpose or ask("What is the prediction used for, in one sentence?", ""),
-        people.risk or Prompt.ask("What does a wrong model cost?", console=console, choices=["low", "medium", "high"], default="low"),
+        people.risk
+        or Prompt.ask(
+            "What does a wrong model cost?", console=console, choices=["low", "medium", "high"], default="low"
+        ),
         people.value_usd
         if people.value_usd is not None
         else _number(f"What is one unit of {metric or 'the metric'} more worth a day, in $?", console),
@@ -54,15 +57,15 @@ def ask_people(people: People, metric: str | None, console: Console) -> People:
 def default_owner() -> str:
     """Return the e-mail address in Git's settings, else the name of the user of this machine."""
     try:
-        found = subprocess.run(["git", "config", "user.email"], capture_output=True, text=True, check=False, timeout=5).stdout.strip()  # noqa: S607
+        found = subprocess.run(
+            ["git", "config", "user.email"], capture_output=True, text=True, check=False, timeout=5
+        ).stdout.strip()  # noqa: S607
     except (OSError, subprocess.TimeoutExpired):
         found = ""
     return found or getpass.getuser()
 
 
-def _column(
-    wanted: str, guess: Guess, columns: Mapping[str, Any], console: Console, several: bool
-) -> tuple[str, ...]:
+def _column(wanted: str, guess: Guess, columns: Mapping[str, Any], console: Console, several: bool) -> tuple[str, ...]:
     console.print(f"{guess.reason}{': ' + ', '.join(map(str, guess.others)) if guess.others else ''}", markup=False)
 
     def read(text: str) -> tuple[str, ...] | None:
@@ -88,6 +91,8 @@ def _until_valid(
     wanted: str, read: Callable[[str], tuple[Any, ...] | None], expected: str, console: Console
 ) -> tuple[Any, ...]:
     """Ask until the answer can be read; an empty one leaves the question open."""
-    while (found := read(Prompt.ask(f"{wanted} (empty: decide later)", console=console, default="", show_default=False))) is None:
+    while (
+        found := read(Prompt.ask(f"{wanted} (empty: decide later)", console=console, default="", show_default=False))
+    ) is None:
         console.print(expected, markup=False)
     return found

@@ -23,7 +23,7 @@ from tasks.adapters.reports.backtest import FirstLook, policy_columns, policy_ro
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import MODEL_NAME
 from tasks.policy.records.errors import ModelConfigError, PerennialError
-from tasks.training.readiness import check_training, describe_data
+from tasks.training.readiness import check_training, describe_data, lint_data
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def start(request: Request, console: Console, now: datetime) -> int:
         console.print(f"no back-test yet: {_missing(proposal)}", markup=False, soft_wrap=True)
         return 1
     content = completed(text)
-    _print_list("checked with the data:", _check(content, path), console)
+    _print_list("checked with the data:", _check(content, path, now), console)
     console.print("back-testing never, a timer and perennial on the history; this takes a minute or two", markup=False)
     trial = run_trial(proposal, content)
     page = _write_page(proposal, trial, (guesses, tuple(questions), steps(proposal, path, now)), now)
@@ -123,7 +123,9 @@ def describe_guesses(proposal: Proposal) -> list[str]:
     found = proposal.division
     if found:
         lines.append(f"windows: {found.windows} of {found.length}, about {found.rows_per_window:,.0f} rows each")
-        lines.append(f"history: {found.start:%Y-%m-%d} to {found.history_until:%Y-%m-%d}, rows until {found.end:%Y-%m-%d}")
+        lines.append(
+            f"history: {found.start:%Y-%m-%d} to {found.history_until:%Y-%m-%d}, rows until {found.end:%Y-%m-%d}"
+        )
     return lines
 
 
@@ -132,12 +134,10 @@ def _missing(proposal: Proposal) -> str:
     if not open_ones:
         return "no column can be a feature"
     options = " ".join(f"--{name} COLUMN" for name in open_ones)
-    return (
-        f"{' and '.join(open_ones)} cannot be guessed safely; answer in the file, or delete it and repeat the command with {options}"
-    )
+    return f"{' and '.join(open_ones)} cannot be guessed safely; answer in the file, or delete it and repeat the command with {options}"
 
 
-def _check(content: dict[str, object], path: Path) -> list[str]:
+def _check(content: dict[str, object], path: Path, now: datetime) -> list[str]:
     """Check the completed file as `perennial check --data` does; a finding does not stop the back-test."""
     place = make_folder(workspace().home) / f".{path.name}"
     source = content["source"]
@@ -147,7 +147,8 @@ def _check(content: dict[str, object], path: Path) -> list[str]:
         place.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         config = load_model_config(place)
         check_training(config)
-        return [each.removeprefix("data: ") for each in describe_data(config)]
+        lints = [f"lint: {each}" for each in lint_data(config, now)]
+        return [*(each.removeprefix("data: ") for each in describe_data(config)), *lints]
     except PerennialError as error:
         return [str(error).replace(place.name, path.name)]
     finally:
@@ -164,7 +165,9 @@ def steps(proposal: Proposal, path: Path, now: datetime) -> tuple[str, ...]:
         f"perennial replay --model {model}   # the whole loop on the recorded rows"
         if recorded
         else f'perennial run retrain --model {model} --reason "first model"   # trains and validates the first version',
-        "perennial serve" if named else f"PERENNIAL_MODELS={os.path.relpath(path.parent)} perennial serve   # runs it on schedule",
+        "perennial serve"
+        if named
+        else f"PERENNIAL_MODELS={os.path.relpath(path.parent)} perennial serve   # runs it on schedule",
     )
 
 
@@ -180,9 +183,13 @@ def _write_page(
 def _money(trial: Trial, proposal: Proposal) -> list[str]:
     ours = trial.comparison.results[-1]
     if ours.value_usd is not None:
-        return [f"Cost is compute and the fixed cost of a retrain in budget; worth is the gain at the value in budget, over {trial.comparison.days:.0f} days."]
+        return [
+            f"Cost is compute and the fixed cost of a retrain in budget; worth is the gain at the value in budget, over {trial.comparison.days:.0f} days."
+        ]
     pays = (
-        f" perennial pays from {ours.pays_from_usd:,.3g} $ a day for a whole unit of {proposal.metric}." if ours.pays_from_usd else ""
+        f" perennial pays from {ours.pays_from_usd:,.3g} $ a day for a whole unit of {proposal.metric}."
+        if ours.pays_from_usd
+        else ""
     )
     return [
         f"Cost is compute only, at the default price of an hour. What is one unit of {proposal.metric} worth a day? "

@@ -26,9 +26,16 @@ from tasks.policy.backtest.comparison import HistoryTerms, PolicyComparison, com
 from tasks.policy.records.errors import TrialFailed
 from tasks.replay.simulation import load_matrix
 
-MOST_ROWS, MOST_WINDOWS, LEAST_HISTORY = 100_000, 32, 4
+MOST_ROWS, MOST_WINDOWS, LEAST_HISTORY = 120_000, 26, 4
 TIMEOUT_S = 900
-OWN_STATE = (*PARTS, "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PERENNIAL_DASK_ADDRESS")
+OWN_STATE = (
+    *PARTS,
+    "MLFLOW_TRACKING_URI",
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PERENNIAL_DASK_ADDRESS",
+)
 """Environment variables that lead to shared state, which a trial must not touch."""
 
 
@@ -91,7 +98,17 @@ def _backtest(model: Path, folder: Path) -> dict[str, Any]:
     environment |= {"PERENNIAL_HOME": str(folder / "home"), "PREFECT_LOGGING_LEVEL": "WARNING"}
     if "PERENNIAL_SOURCES" in environment:
         environment["PERENNIAL_SOURCES"] = str(folder)
-    command = [sys.executable, "-m", "deployments", "backtest", "--model", str(model), "--policies", "never,perennial", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments",
+        "backtest",
+        "--model",
+        str(model),
+        "--policies",
+        "never,perennial",
+        "--json",
+    ]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
@@ -115,7 +132,11 @@ def _compare(config: ModelConfig, path: Path) -> PolicyComparison:
 
 def _scope(proposal: Proposal, config: ModelConfig, rows: int) -> str:
     period, served = config.period, config.windows()
-    sampled = f"a random sample of {rows:,} of {proposal.table.rows:,} rows" if rows < proposal.table.rows else f"all {rows:,} rows"
+    sampled = (
+        f"a random sample of {rows:,} of {proposal.table.rows:,} rows"
+        if rows < proposal.table.rows
+        else f"all {rows:,} rows"
+    )
     cut = ""
     division = proposal.division
     if division and division.windows > MOST_WINDOWS:

@@ -1,14 +1,17 @@
 """Check before a run that the estimator, the source function and the data named in a model's file are usable."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import gates, models, profiling, sources
+from tasks.adapters import gates, inspection, models, profiling, sources
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError
+
+MOST_LINTED = 2_000_000
+"""Rows that lints read."""
 
 
 def check_training(config: ModelConfig) -> None:
@@ -57,6 +60,18 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
         if config.task == "binary" and len(pc.unique(label)) != 2:
             found.append(f"data: {len(pc.unique(label))} classes in a binary model, expected 2")
     return tuple(found)
+
+
+def lint_data(config: ModelConfig, now: datetime) -> tuple[str, ...]:
+    """Return what looks wrong in the recorded rows, one line each with the fix. Raises SourceError as a run would.
+
+    Reads the history and what follows it, up to `period.end`.
+    """
+    period = Window(config.period.start, config.period.end or max(now, config.history().end))
+    own = {config.columns.label, config.columns.label_time} if config.labels else set()
+    names = sorted({*config.columns.used} - own)
+    rows = sources.read.read_columns(config, period, names)
+    return inspection.lints.find_lints(config, rows.slice(0, MOST_LINTED), now)
 
 
 def _labels_of(config: ModelConfig, window: Window, rows: pa.Table) -> tuple[pa.Table, str | None]:

@@ -95,7 +95,9 @@ def _describe(name: str, column: pa.ChunkedArray, is_text: bool, decimal_point: 
     if pa.types.is_boolean(kind):
         return _facts(name, "boolean", column.to_pandas().astype("boolean"))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return _numbers(name, column.cast(pa.float64(), safe=False).to_pandas() if pa.types.is_decimal(kind) else column.to_pandas())
+        return _numbers(
+            name, column.cast(pa.float64(), safe=False).to_pandas() if pa.types.is_decimal(kind) else column.to_pandas()
+        )
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return _texts(name, column.cast(pa.string()).to_pandas(), is_text, decimal_point)
     return ColumnFacts(name, "other", pd.Series([None] * len(column), dtype=object), 0)
@@ -108,7 +110,9 @@ def _facts(name: str, kind: Kind, values: pd.Series, **more: Any) -> ColumnFacts
 def _numbers(name: str, values: pd.Series, **more: Any) -> ColumnFacts:
     known = values.dropna()
     if set(known.unique()[:3].tolist()) <= {0, 1} and known.nunique() == 2 and not more:
-        return _facts(name, "boolean", values.astype("Int8").astype("boolean") if values.isna().any() else values.astype(bool))
+        return _facts(
+            name, "boolean", values.astype("Int8").astype("boolean") if values.isna().any() else values.astype(bool)
+        )
     if TIME_NAME.search(words(name)) and len(known) and (known % 1 == 0).all():
         low, high = float(known.min()), float(known.max())
         for unit, scale in EPOCHS.items():
@@ -120,7 +124,9 @@ def _numbers(name: str, values: pd.Series, **more: Any) -> ColumnFacts:
 
 def _times(name: str, column: pa.ChunkedArray) -> ColumnFacts:
     has_zone = pa.types.is_timestamp(column.type) and column.type.tz is not None
-    values = pd.to_datetime(column.cast(pa.timestamp("us", column.type.tz if has_zone else None), safe=False).to_pandas(), utc=True)
+    values = pd.to_datetime(
+        column.cast(pa.timestamp("us", column.type.tz if has_zone else None), safe=False).to_pandas(), utc=True
+    )
     return _facts(name, "time", values, options={} if has_zone else {"time_zone": "UTC"}, has_zone=has_zone)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,8 +14,12 @@ from tasks.adapters.inspection.times import Guess
 from tasks.adapters.lake.label_spellings import canonical_spelling
 from tasks.adapters.profiling.leakage import determines
 
-STRONG = re.compile(r"(^|_)(label|target|y|outcome|churn|churned|default(ed)?|fraud|is_fraud|converted|conversion|clicked|response|class)$")
-POSSIBLE = re.compile(r"(^|_)(left|status|result|category|priority|rating|score|price|amount|demand|sales|load|duration|late|cancel+ed|returned|resolved|value|revenue|quantity|count|next_\w+)$")
+STRONG = re.compile(
+    r"(^|_)(label|target|y|outcome|churn|churned|default(ed)?|fraud|is_fraud|converted|conversion|clicked|response|class)$"
+)
+POSSIBLE = re.compile(
+    r"(^|_)(left|status|result|category|priority|rating|score|price|amount|demand|sales|load|duration|late|cancel+ed|returned|resolved|value|revenue|quantity|count|next_\w+)$"
+)
 LEAST_SCORE, LEAST_LEAD = 3.0, 1.0
 MOST_CLASSES = 50
 LEAK_AUC, LEAST_LABELS = 0.9995, 50
@@ -24,12 +29,16 @@ FEW_VALUES = 15
 
 def choose_label(columns: Mapping[str, ColumnFacts], time: str | None, model: str) -> Guess:
     """Choose the label by its name, by the model's name, and by values that are missing for the latest rows only."""
+    row = columns[time] if time else None
     scores = {}
     for name, facts in columns.items():
         if name == time or not may_be_label(facts):
             continue
         last = 0.5 * (name == list(columns)[-1])  # where many tables have their label
-        scores[name] = last + _score(facts, columns[time] if time else None, model)
+        known_later = 3.0 * (
+            row is not None and (missing_late(facts, row) or bool(has_time_of_its_own(columns, row, facts)))
+        )
+        scores[name] = last + known_later + _score(facts, model)
     ranked = sorted(scores, key=lambda name: -scores[name])
     if not ranked:
         return Guess(None, "no column can be a label")
@@ -37,19 +46,32 @@ def choose_label(columns: Mapping[str, ColumnFacts], time: str | None, model: st
     lead = scores[best] - (scores[others[0]] if others else 0.0)
     if scores[best] < LEAST_SCORE or lead < LEAST_LEAD:
         return Guess(None, "several columns could be what the model predicts", tuple(ranked[:5]))
-    return Guess(best, _why(columns[best], columns[time] if time else None, model), tuple(others[:4]))
+    return Guess(best, _why(columns, row, columns[best], model), tuple(others[:4]))
 
 
 def may_be_label(facts: ColumnFacts) -> bool:
     """Whether a column has the values of a label: numbers, yes and no, or a few categories; never an id or prose."""
     if facts.distinct < 2 or facts.kind not in ("numeric", "boolean", "text"):
         return False
+    if facts.is_unique and facts.is_whole:
+        return False
     return facts.kind != "text" or (facts.distinct <= MOST_CLASSES and not facts.is_prose)
 
 
-def _score(facts: ColumnFacts, time: ColumnFacts | None, model: str) -> float:
+def _score(facts: ColumnFacts, model: str) -> float:
     named = 4.0 * bool(STRONG.search(facts.snake)) + 1.5 * bool(POSSIBLE.search(facts.snake))
-    return named + 4.0 * _like(facts.snake, model) + 3.0 * (time is not None and missing_late(facts, time))
+    return named + 4.0 * _like(facts.snake, model)
+
+
+def has_time_of_its_own(columns: Mapping[str, ColumnFacts], row: ColumnFacts, facts: ColumnFacts) -> str | None:
+    """Return a time that is missing in the same rows as this column and never lies before the row's time."""
+    missing = facts.values.isna()
+    for name, other in columns.items() if missing.any() else ():
+        if other.kind == "time" and name != row.name:
+            known = other.values.notna()
+            if (known == ~missing).all() and (other.values[known] >= row.values[known]).all():
+                return name
+    return None
 
 
 def _like(column: str, model: str) -> bool:
@@ -66,12 +88,18 @@ def missing_late(facts: ColumnFacts, time: ColumnFacts) -> bool:
         return False
     order = time.values.rank(pct=True)
     latest = order > 1 - max(0.5 * float(nulls.mean()), 0.005)
-    return bool(nulls[latest].mean() > 0.8 and nulls[~latest].mean() < 0.6 * nulls[latest].mean() and nulls[order < 0.5].mean() < 0.3)
+    return bool(
+        nulls[latest].mean() > 0.8
+        and nulls[~latest].mean() < 0.6 * nulls[latest].mean()
+        and nulls[order < 0.5].mean() < 0.3
+    )
 
 
-def _why(facts: ColumnFacts, time: ColumnFacts | None, model: str) -> str:
-    if time is not None and missing_late(facts, time):
+def _why(columns: Mapping[str, ColumnFacts], row: ColumnFacts | None, facts: ColumnFacts, model: str) -> str:
+    if row is not None and missing_late(facts, row):
         return "unknown for the latest rows only"
+    if row is not None and (own := has_time_of_its_own(columns, row, facts)):
+        return f"unknown in the same rows as {own}, which lies after {row.name}"
     return f"the model is named after it: {model}" if _like(facts.snake, model) else "named like a label"
 
 
@@ -103,6 +131,8 @@ def find_leaks(features: Mapping[str, ColumnFacts], label: ColumnFacts, task: st
     """Return the features that say what the label is, and how: known before the label they could not be."""
     found = {}
     known = label.values.notna()
+    if task == "regression":
+        known &= np.isfinite(label.values.astype(float))
     codes = pd.Series(pd.factorize(label.values[known])[0])
     values = label.values[known].astype(float) if task == "regression" else codes
     target = pa.array(values.to_numpy())
@@ -122,7 +152,7 @@ def find_leaks(features: Mapping[str, ColumnFacts], label: ColumnFacts, task: st
 
 
 def _array(facts: ColumnFacts, rows: pd.Series) -> pa.Array:
-    return pa.Array.from_pandas(facts.values[rows].astype(object if facts.kind == "text" else None) if facts.kind == "text" else facts.values[rows])
+    return pa.Array.from_pandas(facts.values[rows])
 
 
 def _says_by_absence(filled: pd.Series, codes: pd.Series) -> bool:

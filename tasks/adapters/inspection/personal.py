@@ -49,7 +49,11 @@ def looks_personal(name: str, values: pd.Series) -> str | None:
     snake = words(name)
     for kind, pattern in NAMES.items():
         specific = re.search(rf"(^|_)({pattern})$", snake)
-        if specific and not snake.endswith(("_id", "_count", "_type", "_flag")) and (len(sample) > 20 or kind == "a bank account"):
+        if (
+            specific
+            and not snake.endswith(("_id", "_count", "_type", "_flag"))
+            and (len(sample) > 20 or kind == "a bank account")
+        ):
             return kind
         if specific and kind in ("an official number", "a date of birth"):
             return kind

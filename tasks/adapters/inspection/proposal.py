@@ -53,7 +53,11 @@ class Proposal:
     def task(self) -> Guess:
         if self.answers.task:
             return Guess(self.answers.task, "as given")
-        return Guess(None, "the label is open") if self.label.value is None else labels.choose_task(self.columns[self.label.value])
+        return (
+            Guess(None, "the label is open")
+            if self.label.value is None
+            else labels.choose_task(self.columns[self.label.value])
+        )
 
     @cached_property
     def label_time(self) -> Guess:
@@ -138,7 +142,9 @@ class Proposal:
     @property
     def _free(self) -> list[str]:
         ids = self.id.value or ()
-        entities = {name for name in ids if len(ids) > 1 and name != self.time.value and self._is_category(self.columns[name])}
+        entities = {
+            name for name in ids if len(ids) > 1 and name != self.time.value and self._is_category(self.columns[name])
+        }
         taken = {self.time.value, self.label.value, self.label_time.value, *ids} - entities
         return [name for name in self.columns if name not in taken]
 
@@ -194,7 +200,11 @@ def propose(model: str, table: FoundTable, columns: Mapping[str, ColumnFacts], a
     if answers.label:
         label = Guess(answers.label, "as given")
     else:
-        able = {name: facts for name, facts in columns.items() if not looks_personal(name, facts.values) and name not in (answers.id or ())}
+        able = {
+            name: facts
+            for name, facts in columns.items()
+            if not looks_personal(name, facts.values) and name not in (answers.id or ())
+        }
         label = labels.choose_label(able, time.value, model)
     row = Guess(answers.id, "as given") if answers.id else identity.choose_id(columns, time.value, label.value)
     if isinstance(row.value, str):
@@ -208,7 +218,9 @@ def trial_rows(proposal: Proposal, most: int) -> pd.DataFrame:
     label, task = proposal.label.value, proposal.task.value
     frame = pd.DataFrame(
         {
-            name: raw.column(name).to_pandas() if name == label and task != "regression" else proposal.columns[name].values
+            name: raw.column(name).to_pandas()
+            if name == label and task != "regression"
+            else proposal.columns[name].values
             for name in proposal.used
         }
     )

@@ -83,7 +83,9 @@ def _require_names(table: pa.Table, where: str) -> None:
     names = table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SourceError(f"{where}: column {twice[0]!r} occurs {names.count(twice[0])} times, expected once; rename one")
+        raise SourceError(
+            f"{where}: column {twice[0]!r} occurs {names.count(twice[0])} times, expected once; rename one"
+        )
 
 
 def _kind(path: str, where: str) -> str:
@@ -95,7 +97,9 @@ def _kind(path: str, where: str) -> str:
         return found
     if local is None:
         if urlsplit(path).scheme in ("http", "https"):
-            raise SourceError(f"{where}: its name ends neither in .parquet nor in .csv, expected the address of such a file")
+            raise SourceError(
+                f"{where}: its name ends neither in .parquet nor in .csv, expected the address of such a file"
+            )
         if DeltaTable.is_deltatable(path, storage_options(path)):
             return "delta"
         system, inner = files.file_system(path, where)

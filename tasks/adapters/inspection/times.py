@@ -20,19 +20,25 @@ class Guess:
     others: tuple[str, ...] = ()
 
 
-GOOD = re.compile(r"^(time|timestamp|ts|datetime|date|ds|event_time|event_date|week|month|day|hour)$|(^|_)(hour|week|month)(_|$)|^time_|^(created|opened|scheduled|requested|observed|snapshot|event|order|pickup|placed|sent|as_of)(_|$)")
-LATER = re.compile(r"(resolved|closed|label|outcome|completed|finished|returned|paid|settled|known|confirmed|ended|end|left|churned|cancel+ed|delivered|updated|modified|expires?|due|booked)(_|$)")
+GOOD = re.compile(
+    r"^(time|timestamp|ts|datetime|date|ds|event_time|event_date|week|month|day|hour)$|(^|_)(hour|week|month)(_|$)|^time_|^(created|opened|scheduled|requested|observed|snapshot|event|order|pickup|placed|sent|as_of)(_|$)"
+)
+LATER = re.compile(
+    r"(resolved|closed|label|outcome|completed|finished|returned|paid|settled|known|confirmed|ended|end|left|churned|cancel+ed|delivered|updated|modified|expires?|due|booked)(_|$)"
+)
 EARLIER = re.compile(r"(signup|sign_up|registered|joined|since|birth|dob|first|start(ed)?|valid_from|member)(_|$)")
 LEAST_ROWS, FEWEST_ROWS = 500, 200
 """Rows of a window to aim at, and the number below which a window's data triggers nothing (`retraining.min_rows`)."""
-MOST_WINDOWS, FEWEST_WINDOWS = 60, 10
+MOST_WINDOWS, FEWEST_WINDOWS = 120, 10
 LENGTHS = (1 / 24, 0.25, 1.0, 7.0, 14.0, 28.0)
 
 
 def choose_time(columns: Mapping[str, ColumnFacts]) -> Guess:
     """Choose the time of a row: complete, in the order of the rows, steady, and not named like another event."""
     found = {
-        name: facts for name, facts in columns.items() if facts.kind == "time" and facts.null_share <= 0.001 and facts.distinct > 1
+        name: facts
+        for name, facts in columns.items()
+        if facts.kind == "time" and facts.null_share <= 0.001 and facts.distinct > 1
     }
     if not found:
         return Guess(None, "no column holds a time in every row")
@@ -49,7 +55,11 @@ def _score(facts: ColumnFacts) -> float:
     ordered = abs(float(place.corr(facts.values.astype("int64"), method="spearman"))) if facts.distinct > 2 else 0.0
     per_month = facts.values.dt.strftime("%Y-%m").value_counts()
     steady = float(per_month.median() / per_month.max())
-    name = 2.0 * bool(GOOD.search(facts.snake)) - 2.0 * bool(LATER.search(facts.snake)) - 3.0 * bool(EARLIER.search(facts.snake))
+    name = (
+        2.0 * bool(GOOD.search(facts.snake))
+        - 2.0 * bool(LATER.search(facts.snake))
+        - 3.0 * bool(EARLIER.search(facts.snake))
+    )
     return name + 2.0 * (ordered > 0.9) + ordered + steady
 
 
@@ -120,7 +130,9 @@ def length_in_words(days: float) -> str:
     return f"{number:.4g} {unit}" + ("" if round(number, 6) == 1 else "s")
 
 
-def divide(times: pd.Series, rows: int, window_days: float | None, delay_hours: float, months: bool = False) -> Division:
+def divide(
+    times: pd.Series, rows: int, window_days: float | None, delay_hours: float, months: bool = False
+) -> Division:
     """Choose windows with enough rows each, and the history that the first model learns from: the first 40 % of them.
 
     `times` may be a sample of `rows`. With `window_days` or `months` the length is given.
@@ -178,7 +190,9 @@ def _floor(moment: pd.Timestamp, window_days: float | None) -> pd.Timestamp:
     return moment.normalize() if window_days >= 1 else moment.floor("h")
 
 
-def _bounds(start: datetime | pd.Timestamp, end: datetime | pd.Timestamp, window_days: float | None) -> list[pd.Timestamp]:
+def _bounds(
+    start: datetime | pd.Timestamp, end: datetime | pd.Timestamp, window_days: float | None
+) -> list[pd.Timestamp]:
     if window_days is None:
         return list(pd.date_range(start, end, freq="MS"))
     return list(pd.date_range(start, end, freq=timedelta(days=window_days)))

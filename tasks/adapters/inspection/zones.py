@@ -2,7 +2,14 @@
 
 import pandas as pd
 
-ZONES = ("Europe/Berlin", "Europe/London", "America/New_York", "America/Chicago", "America/Los_Angeles", "Australia/Sydney")
+ZONES = (
+    "Europe/Berlin",
+    "Europe/London",
+    "America/New_York",
+    "America/Chicago",
+    "America/Los_Angeles",
+    "Australia/Sydney",
+)
 LEAST_ROWS = 3
 """Rows that the skipped hour has on the days around it, on average, so that its emptiness means something."""
 
@@ -30,7 +37,11 @@ def _skipped_hours(zone: str, first: pd.Timestamp, last: pd.Timestamp) -> list[p
         return []
     local = hours.tz_localize(zone, nonexistent="NaT", ambiguous="NaT")
     doubtful = hours[local.isna()]
-    return [hour for hour in doubtful if pd.Timestamp(hour).tz_localize(zone, nonexistent="shift_forward", ambiguous=True).tz_localize(None) != hour]
+    return [
+        hour
+        for hour in doubtful
+        if pd.Timestamp(hour).tz_localize(zone, nonexistent="shift_forward", ambiguous=True).tz_localize(None) != hour
+    ]
 
 
 def _around(counts: pd.Series, gap: pd.Timestamp) -> float:

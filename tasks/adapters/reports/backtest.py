@@ -174,7 +174,7 @@ def policy_rows(comparison: PolicyComparison) -> list[tuple[str, ...]]:
             str(each.retrains),
             f"{each.metric:.4g}",
             f"{each.gain:+.3g} ({each.low:+.3g} to {each.high:+.3g})" if each.retrains else "–",
-            f"{each.cost_usd:,.4f} $" if each.cost_usd < 1 else f"{each.cost_usd:,.2f} $",
+            "< 0.01 $" if 0 < each.cost_usd < 0.01 else f"{each.cost_usd:,.2f} $",
             "?" if each.value_usd is None else f"{each.value_usd:,.2f} $",
         )
         for each in comparison.results

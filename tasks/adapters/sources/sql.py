@@ -89,7 +89,9 @@ def stream(url_env: str, query: str | None, table: str | None, where: str) -> It
         raise SourceError(f"{where}: the database has no table {table!r}, expected one; name it with --table") from None
     except SQLAlchemyError as error:
         kind = SourceUnreachable if isinstance(error, DBAPIError) and error.connection_invalidated else SourceError
-        raise kind(f"{where}: cannot be read ({_driver_message(error, engine.url)}); check the login and the query") from None
+        raise kind(
+            f"{where}: cannot be read ({_driver_message(error, engine.url)}); check the login and the query"
+        ) from None
 
 
 def quoted(url_env: str, name: str, where: str) -> str:
