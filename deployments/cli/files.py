@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli.output import AsJson, examples, model_names, names, print_json, progress
+from deployments.cli.output import AsJson, examples, model_names, names, print_json, progress, refuse
 
 PANEL = "Model files"
 TASKS, RISKS = ("binary", "multiclass", "regression"), ("low", "medium", "high")
@@ -39,7 +39,7 @@ def new(
     data: Annotated[
         str,
         typer.Option(
-            help="The table: a Parquet or CSV file, a folder of such files, a Delta table, an http(s)://, s3:// or gs:// address, or sql.",
+            help="The table: a Parquet or CSV file, a folder of such files, a Delta table, an address, or sql.",
             metavar="PATH",
         ),
     ],
@@ -106,7 +106,12 @@ def new(
     answers = Answers(time, names(row_id or "") or None, label, task, days, window == "month", label_delay_hours)
     place = Place(None if data == "sql" else data, url_env, query, table)
     request = Request(name, place, answers, People(owner, purpose, risk, value_usd), folder, yes)
-    raise typer.Exit(start(request, Console(), datetime.now(UTC)))
+    try:
+        raise typer.Exit(start(request, Console(), datetime.now(UTC)))
+    except EOFError:
+        refuse(
+            "new: the input ended before all questions were answered, expected a terminal, or --yes to ask nothing", 2
+        )
 
 
 def _days(text: str) -> float:

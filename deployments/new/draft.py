@@ -4,7 +4,6 @@
 answered. Stand-ins are never written to the model's file.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,7 +66,8 @@ def draft(proposal: Proposal, people: People, folder: Path, now: datetime) -> st
 def _head(proposal: Proposal, people: People, folder: Path) -> Iterator[str]:
     place = proposal.table.source.get("path") or proposal.table.source["url_env"]
     sampled = f", of which {len(proposal.table.sample):,} were looked at" if proposal.table.is_sampled else ""
-    yield f"# Written by `perennial new` from {os.path.basename(str(place).split('?')[0].rstrip('/'))}: {proposal.table.rows:,} rows{sampled}. Comments say why."
+    name = str(place).split("?")[0].rstrip("/").rpartition("/")[2]
+    yield f"# Written by `perennial new` from {name}: {proposal.table.rows:,} rows{sampled}. Comments say why."
     yield f'# A value "{QUESTION}" is a question that only you can answer; `perennial check` lists them all.'
     yield f"name: {proposal.model}"
     yield _line("owner", people.owner, "who is asked when a decision or an incident requires a person")
@@ -95,7 +95,7 @@ def source_block(proposal: Proposal, folder: Path) -> dict[str, Any]:
 def _bounded(block: Mapping[str, Any], time: str, is_table: bool) -> str:
     """Return a query that returns the rows of one window; the time column is quoted as the database does."""
     column = sql.quoted(block["url_env"], time, f"--url-env {block['url_env']}")
-    query = block["query"] if is_table else f"SELECT * FROM ({block['query'].rstrip('; ')}) AS found"
+    query = block["query"] if is_table else f"SELECT * FROM ({block['query'].rstrip('; ')}) AS found"  # noqa: S608  # own query, own file
     return f"{query} WHERE {column} >= :start AND {column} < :end"
 
 
@@ -128,7 +128,8 @@ def _columns(proposal: Proposal) -> Iterator[str]:
     for name, (number, share) in proposal.sentinels.items():
         yield f"    # {name}: {number:g} in {share:.1%} of the rows looks like a missing value; write null instead in the source"
     if proposal.personal:
-        yield f"  personal: {_flow(list(proposal.personal))}  # {'; '.join(f'{name} looks like {kind}' for name, kind in proposal.personal.items())}"
+        why = "; ".join(f"{name} looks like {kind}" for name, kind in proposal.personal.items())
+        yield f"  personal: {_flow(list(proposal.personal))}  # {why}"
     for name, why in proposal.left_out.items():
         if name not in proposal.personal:
             yield f"  # left out: {name} {why}"
@@ -142,14 +143,14 @@ def _windows(proposal: Proposal, now: datetime) -> Iterator[str]:
     found = proposal.division
     if found is None:
         yield f'window_days: "{QUESTION}"  # length of a window in days'
-        yield f'period: {{start: "{QUESTION}", history_until: "{QUESTION}"}}  # the first model learns from [start, history_until)'
+        yield f'period: {{start: "{QUESTION}", history_until: "{QUESTION}"}}  # the first model learns from the rows between'
         return
     few = "; too few to judge each window" if found.rows_per_window < 200 else ""
     rows = f"about {found.rows_per_window:,.0f} rows each, {found.windows} windows{few}"
     yield f"window_days: {found.window_days:.6g}  # {rows}" if found.window_days else f"window: month  # {rows}"
     yield "period:"
     yield f"  start: {_moment(found.start)}"
-    yield f"  history_until: {_moment(found.history_until)}  # the first model learns from the rows before; the later ones are served"
+    yield f"  history_until: {_moment(found.history_until)}  # the first model learns from earlier rows; later ones are served"
     if is_recorded(found, now):
         yield f"  end: {_moment(found.end)}  # the rows end here; delete this line once new ones arrive"
 

@@ -40,7 +40,10 @@ def ask_about_table(
 
 def ask_people(people: People, metric: str | None, console: Console) -> People:
     """Ask for what no table says."""
-    ask = lambda text, default: Prompt.ask(text, console=console, default=default) or None  # noqa: E731
+
+    def ask(text: str, default: str) -> str | None:
+        return Prompt.ask(text, console=console, default=default) or None
+
     return People(
         people.owner or ask("Who is asked when a decision requires a person? (owner)", default_owner()),
         people.purpose or ask("What is the prediction used for, in one sentence?", ""),
@@ -59,7 +62,7 @@ def default_owner() -> str:
     try:
         found = subprocess.run(
             ["git", "config", "user.email"], capture_output=True, text=True, check=False, timeout=5
-        ).stdout.strip()  # noqa: S607
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         found = ""
     return found or getpass.getuser()

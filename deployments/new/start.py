@@ -134,7 +134,10 @@ def _missing(proposal: Proposal) -> str:
     if not open_ones:
         return "no column can be a feature"
     options = " ".join(f"--{name} COLUMN" for name in open_ones)
-    return f"{' and '.join(open_ones)} cannot be guessed safely; answer in the file, or delete it and repeat the command with {options}"
+    return (
+        f"{' and '.join(open_ones)} cannot be guessed safely; "
+        f"answer in the file, or delete it and repeat the command with {options}"
+    )
 
 
 def _check(content: dict[str, object], path: Path, now: datetime) -> list[str]:
@@ -183,8 +186,9 @@ def _write_page(
 def _money(trial: Trial, proposal: Proposal) -> list[str]:
     ours = trial.comparison.results[-1]
     if ours.value_usd is not None:
+        days = trial.comparison.days
         return [
-            f"Cost is compute and the fixed cost of a retrain in budget; worth is the gain at the value in budget, over {trial.comparison.days:.0f} days."
+            f"Cost is compute and what budget adds to it; worth is the gain at the value in budget, over {days:.0f} days."
         ]
     pays = (
         f" perennial pays from {ours.pays_from_usd:,.3g} $ a day for a whole unit of {proposal.metric}."

@@ -73,7 +73,7 @@ def _bounded(proposal: Proposal, content: Mapping[str, Any], frame: pd.DataFrame
     history = min(count - 2, max(LEAST_HISTORY, round(0.4 * count), int(delay // step) + 3))
     if history < 1:
         raise TrialFailed(
-            f"{proposal.model}: the table has {count} windows, expected at least 3 to back-test on; choose shorter ones with --window"
+            f"{proposal.model}: the table has {count} windows, expected at least 3; choose shorter ones with --window"
         )
     start, until, end = bounds[0], bounds[history], bounds[-1]
     times = frame[proposal.time.value]
@@ -113,8 +113,8 @@ def _backtest(model: Path, folder: Path) -> dict[str, Any]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         raise TrialFailed(
-            f"the back-test took longer than {TIMEOUT_S / 60:.0f} minutes; the model's file is written; try `perennial backtest` with "
-            "fewer rows or longer windows"
+            f"the back-test took longer than {TIMEOUT_S / 60:.0f} minutes; the model's file is written; expected fewer rows, or "
+            "longer windows with --window"
         ) from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]

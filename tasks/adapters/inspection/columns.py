@@ -19,7 +19,7 @@ from tasks.adapters.lake.casts import FALSE, TRUE
 Kind = Literal["numeric", "boolean", "text", "time", "empty", "other"]
 WORDS_OF_TEXT = 4
 """Mean number of words from which varied text is prose and not a category."""
-EPOCHS = {"s": 1e9, "ms": 1e12, "us": 1e15, "ns": 1e18}
+EPOCHS: dict[Literal["s", "ms", "us", "ns"], float] = {"s": 1e9, "ms": 1e12, "us": 1e15, "ns": 1e18}
 TIME_NAME = re.compile(r"(^|_)(time|timestamp|ts|date|datetime|epoch|at|on|dt|day|week|month|hour)(_|$)")
 SENTINELS = (-1.0, -9.0, -99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0, 999999.0)
 SENTINEL_SHARE = 0.001
@@ -62,7 +62,7 @@ class ColumnFacts:
             return False
         sample = self.values.dropna().head(2000).astype(str)
         varied = sample.nunique() > 0.3 * len(sample)
-        return bool(len(sample) and varied and sample.str.split().str.len().mean() >= WORDS_OF_TEXT)
+        return bool(len(sample) and varied and (sample.str.count(r"\S+").mean() >= WORDS_OF_TEXT))
 
     @property
     def snake(self) -> str:
@@ -78,9 +78,9 @@ def decimal_comma(table: pa.Table) -> bool:
     """Whether text columns hold numbers such as 1,5."""
     for column in table.columns:
         texts = column.slice(0, 500).drop_null().to_pylist()
-        if len(texts) >= 10 and all(re.fullmatch(r"-?\d+(,\d+)?", str(text)) for text in texts):
-            if any("," in str(text) for text in texts):
-                return True
+        numbers = len(texts) >= 10 and all(re.fullmatch(r"-?\d+(,\d+)?", str(text)) for text in texts)
+        if numbers and any("," in str(text) for text in texts):
+            return True
     return False
 
 
@@ -117,8 +117,8 @@ def _numbers(name: str, values: pd.Series, **more: Any) -> ColumnFacts:
         low, high = float(known.min()), float(known.max())
         for unit, scale in EPOCHS.items():
             if 0.2 * scale <= low and high <= 4.2 * scale:
-                times = pd.to_datetime(values.astype("Int64"), unit=unit, utc=True)
-                return _facts(name, "time", pd.Series(times), options={"time_unit": unit})
+                times = pd.Series(pd.to_timedelta(values.astype("Int64"), unit=unit)) + pd.Timestamp(0, tz="UTC")
+                return _facts(name, "time", times, options={"time_unit": unit})
     return _facts(name, "numeric", values, **more)
 
 

@@ -3,6 +3,7 @@
 A lint is a suspicion about values that can be read; what cannot be read is an error of the source. A clean table has none.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
@@ -68,7 +69,10 @@ def _names(config: ModelConfig, rows: pa.Table) -> Iterator[str]:
         by_case.setdefault(name.casefold(), []).append(name)
     for same in by_case.values():
         if len(same) > 1:
-            yield f"columns {' and '.join(same)} differ in upper and lower case only, which Delta tables refuse; rename one in the source"
+            yield (
+                f"columns {' and '.join(same)} differ in upper and lower case only, which Delta tables refuse; "
+                "rename one in the source"
+            )
     for name in used:
         if name != name.strip() or any(ord(letter) < ord(" ") for letter in name):
             yield f"column {name!r} has blanks at an end or control characters in its name; rename it in the source"
@@ -92,7 +96,10 @@ def _features(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterat
             yield f"{name}: {number:g} in {share:.1%} of the rows looks like a missing value; {fix}"
         many = facts.distinct > MOST_CATEGORIES or facts.distinct > 0.5 * len(facts.values) > 20
         if name in features.categorical and many and not facts.is_constant:
-            yield f"{name}: has {facts.distinct:,} categories in {len(facts.values):,} rows; group them in the source, or remove it from columns.features"
+            yield (
+                f"{name}: has {facts.distinct:,} categories in {len(facts.values):,} rows; "
+                "group them in the source, or remove it from columns.features"
+            )
 
 
 def _personal(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[str]:
@@ -116,17 +123,26 @@ def _times(config: ModelConfig, columns: Mapping[str, ColumnFacts], now: datetim
         for moment in STAND_IN_TIMES:
             count = int((facts.values.dt.normalize() == moment).sum())
             if count > 1 and (facts.values.dropna() - moment).abs().median() > pd.Timedelta(days=3650):
-                yield f"{name}: {count:,} rows have the time {moment:%Y-%m-%d}, which looks like a missing value; write null instead in the source"
+                yield (
+                    f"{name}: {count:,} rows have the time {moment:%Y-%m-%d}, which looks like a missing value; "
+                    "write null instead in the source"
+                )
         future = int(((facts.values > pd.Timestamp(now)) & ~facts.values.dt.normalize().isin(STAND_IN_TIMES)).sum())
         if future:
-            yield f"{name}: {future:,} rows lie in the future; fix the source, or their zone: source.options: {{time_zone: …}}"
+            yield (
+                f"{name}: {future:,} rows lie in the future; "
+                f"fix the source, or their zone: source.options: {{time_zone: …}}"
+            )
         zone = (
             None
             if facts.has_zone or config.source.options.get("time_zone") != "UTC"
             else zones.looks_local(facts.values.dt.tz_localize(None))
         )
         if zone:
-            yield f"{name}: no row falls into the hour that clocks skip in {zone}, so times look local; write source.options: {{time_zone: {zone}}}"
+            yield (
+                f"{name}: no row falls into the hour that clocks skip in {zone}, so times look local; "
+                f"write source.options: {{time_zone: {zone}}}"
+            )
 
 
 def _label_times(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[str]:
@@ -137,11 +153,18 @@ def _label_times(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Ite
         after = (own.values - row).dropna()
         early = float((after < pd.Timedelta(0)).mean()) if len(after) else 0.0
         if early > 0:
-            yield f"columns.label_time {own.name}: lies before {roles.time} in {early:.1%} of the rows with both; a label cannot be known before its row: name another column"
-        late = float((after + roles.label_delay > roles.all_labels_within).mean()) if len(after) else 0.0
+            yield (
+                f"columns.label_time {own.name}: lies before {roles.time} in {early:.1%} of the rows with both; "
+                "a label cannot be known before its row: name another column"
+            )
+        look_back = pd.Timedelta(days=roles.label_lookback_days)
+        late = float((after > look_back).mean()) if len(after) else 0.0
         if late > LATE_SHARE:
-            days = -(-(after.quantile(1 - LATE_SHARE / 2) / pd.Timedelta(days=1)) // 1)
-            yield f"columns.label_time {own.name}: {late:.1%} of the labels come later than is looked back; write columns.label_lookback_days: {min(3660, days):g}"
+            days = math.ceil((after / pd.Timedelta(days=1)).quantile(1 - LATE_SHARE / 2))
+            yield (
+                f"columns.label_time {own.name}: {late:.1%} of the labels come later than is looked back; "
+                f"write columns.label_lookback_days: {min(3660, days):g}"
+            )
         return
     if label is None or config.labels is not None:
         return
@@ -168,18 +191,27 @@ def _labels(config: ModelConfig, rows: pa.Table) -> Iterator[str]:
         text = column.cast(pa.string())
         words = sorted(set(pc.unique(unknown_words(text, config.columns.named_classes)).to_pylist()) - {None})
         if words:
-            yield f"{name}: the words {', '.join(words[:SHOWN])} are read as an unknown label; if they are classes, list all classes in columns.classes"
+            yield (
+                f"{name}: the words {', '.join(words[:SHOWN])} are read as an unknown label; "
+                "if they are classes, list all classes in columns.classes"
+            )
         spelled: dict[str, set[str]] = {}
         for each in pc.unique(canonical_labels(text, config.columns.named_classes)).to_pylist():
             if each is not None:
                 spelled.setdefault(spelling_key(each), set()).add(each)
         for variants in spelled.values():
             if len(variants) > 1:
-                yield f"{name}: spells one class as {' and '.join(sorted(variants))}; they are read as one, write one spelling in the source"
+                yield (
+                    f"{name}: spells one class as {' and '.join(sorted(variants))}; "
+                    "they are read as one, write one spelling in the source"
+                )
         listed = {spelling_key(each) for each in config.columns.classes}
         strange = sorted({min(each) for key, each in spelled.items() if key not in listed}) if listed else []
         if strange:
-            yield f"{name}: has {', '.join(strange[:SHOWN])}, which columns.classes does not list; add them, or fix the source"
+            yield (
+                f"{name}: has {', '.join(strange[:SHOWN])}, which columns.classes does not list; "
+                "add them, or fix the source"
+            )
         if config.task == "binary" and len(spelled) > 2:
             yield f"{name}: has {len(spelled)} classes in a binary model; write task: multiclass, or fix the source"
         if len(spelled) < 2:
@@ -200,7 +232,10 @@ def _number_labels(name: str, column: pa.ChunkedArray, decimal_point: str) -> It
     if infinite:
         yield f"{name}: {infinite:,} labels are infinite and are left out; write null or a number in the source"
     if sentinel := sentinel_of(ColumnFacts(name, "numeric", numbers.dropna(), int(numbers.nunique()))):
-        yield f"{name}: {sentinel[0]:g} in {sentinel[1]:.1%} of the labels looks like a missing value; write null instead in the source"
+        yield (
+            f"{name}: {sentinel[0]:g} in {sentinel[1]:.1%} of the labels looks like a missing value; "
+            "write null instead in the source"
+        )
 
 
 def _leaks(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[str]:

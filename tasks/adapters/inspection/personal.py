@@ -11,7 +11,7 @@ MOST = 0.7
 NAMES = {
     "an e-mail address": r"e_?mail|mail_address",
     "a phone number": r"phone|mobile_?(no|number)|msisdn|fax|telephone|tel",
-    "a person's name": r"(first|last|full|given|family|middle|user|customer|client|contact|patient|employee|sur)_?name|person|name",
+    "a person's name": r"(first|last|full|given|family|user|customer|client|contact|patient|employee|sur)_?name|person|name",
     "an address": r"address|street|zip|zip_?code|post_?code|postal_?code|house_?(no|number)",
     "a bank account": r"iban|bic|account_?(no|number)|card_?(no|number)|pan",
     "an IP address": r"ip|ip_?addr(ess)?|client_?ip|remote_?ip",

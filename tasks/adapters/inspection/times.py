@@ -73,7 +73,7 @@ def choose_label_time(columns: Mapping[str, ColumnFacts], time: str, label: str)
         later = (facts.values[known] >= row[known]).mean() if known.any() else 0.0
         same = (known == labels.notna()).mean()
         if later >= 0.999 and same >= 0.995 and (not known.all() or LATER.search(facts.snake)):
-            delay = (facts.values[known] - row[known]).median()
+            delay = pd.Timedelta((facts.values[known] - row[known]).median())
             return Guess(name, f"never before {time}, filled where {label} is; half are known after {_in_words(delay)}")
     return Guess(None, "no second time belongs to the label")
 
@@ -83,8 +83,7 @@ def choose_delay(columns: Mapping[str, ColumnFacts], time: str, label: str) -> G
     row, known = columns[time].values, columns[label].values.notna()
     newest, last_known = row.max(), row[known].max()
     tail = row > last_known
-    spread = sorted(row.unique())
-    step = pd.Series(spread[-200:]).diff().median() if len(spread) > 1 else pd.Timedelta(0)
+    step = _median_gap(row)
     earlier_known = float(known[~tail].mean())
     if tail.sum() < max(5, 0.001 * len(row)) or earlier_known < 0.5:
         return Guess(None, "no label is missing at the end of the table, so it does not show when labels become known")
@@ -149,7 +148,9 @@ def divide(
         bounds = [start + (last - start) * part / 4 for part in range(5)]
     step = bounds[1] - bounds[0]
     latest_gap = last - bounds[-1]
-    if window_days is not None and latest_gap >= 0.9 * step or latest_gap >= pd.Timedelta(0) and _is_batch(known, step):
+    if (window_days is not None and latest_gap >= 0.9 * step) or (
+        latest_gap >= pd.Timedelta(0) and _is_batch(known, step)
+    ):
         bounds.append(bounds[-1] + step if window_days is not None else bounds[-1] + pd.offsets.MonthBegin(1))
     count = len(bounds) - 1
     lag = -(-int(delay_hours) // max(1, int(step / pd.Timedelta(hours=1))))
@@ -166,14 +167,18 @@ def divide(
 
 def _is_batch(times: pd.Series, step: pd.Timedelta) -> bool:
     """Whether rows come in batches of about a window's length, such as once a week; the last batch is then complete."""
-    once = pd.Series(sorted(times.unique()))
-    return bool(len(once) > 2 and once.diff().median() >= 0.9 * step)
+    return times.nunique() > 2 and _median_gap(times) >= 0.9 * step
+
+
+def _median_gap(times: pd.Series) -> pd.Timedelta:
+    """Return the median time between successive different times; 0 for a single one."""
+    gaps = pd.Series(sorted(times.dropna().unique())).diff().dropna()
+    return pd.Timedelta(gaps.median()) if len(gaps) else pd.Timedelta(0)
 
 
 def _length(times: pd.Series, weight: float) -> float:
     days = max((times.max() - times.min()) / pd.Timedelta(days=1), 1 / 24)
-    once = pd.Series(sorted(times.unique()))
-    batch = once.diff().median() / pd.Timedelta(days=1) if len(once) > 1 and len(once) < 0.2 * len(times) else 0.0
+    batch = _median_gap(times) / pd.Timedelta(days=1) if times.nunique() < 0.2 * len(times) else 0.0
     possible = [length for length in LENGTHS if length >= 0.95 * batch and days / length >= FEWEST_WINDOWS] or [
         max(1 / 24, round(days / FEWEST_WINDOWS * 24) / 24)
     ]

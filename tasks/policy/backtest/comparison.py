@@ -125,7 +125,10 @@ def _headline(results: tuple[PolicyResult, ...], terms: HistoryTerms) -> str:
     never, timer, ours = results
     name = terms.metric.name
     if ours.retrains == 0 and max(timer.low, 0) == 0:
-        return f"Nothing was gained by retraining in this history: {name} stays at {never.metric:.4g}, and perennial would not have retrained."
+        return (
+            f"Nothing was gained by retraining in this history: {name} stays at {never.metric:.4g}, and "
+            "perennial would not have retrained."
+        )
     better = "ahead of never" if ours.low > 0 else "not clearly ahead of never"
     return (
         f"perennial would have retrained {_times(ours.retrains)} and reached {name} {ours.metric:.4g}, {better} "

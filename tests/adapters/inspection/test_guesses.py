@@ -104,6 +104,25 @@ def test_missing_latest_labels_show_the_delay(tmp_path):
     assert choose_delay(complete, "ordered_at", "amount").value is None
 
 
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        (lambda times: times.astype("int64") // 10**3, {"time_unit": "ms"}),
+        (lambda times: times.dt.strftime("%d.%m.%Y %H:%M"), {"time_format": "%d.%m.%Y %H:%M", "time_zone": "UTC"}),
+        (lambda times: times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), {}),
+        (lambda times: times.dt.tz_localize(None), {"time_zone": "UTC"}),
+    ],
+)  # fmt: skip
+def test_times_as_tools_write_them(written, options, tmp_path):
+    table = small()
+    times = table["ordered_at"].astype("datetime64[us, UTC]")
+    table["ordered_at"] = written(times)
+    table.to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns")
+    assert (found.time.value, found.source_options) == ("ordered_at", options)
+    assert (found.columns["ordered_at"].values == times).all()
+
+
 def test_leaks_are_left_out_and_noise_is_not(tmp_path):
     table = small(reason=None, noise=np.random.default_rng(3).normal(size=400))
     table["refund"] = np.where(table["returned"] == 1, table["amount"] + 100, 0.0)

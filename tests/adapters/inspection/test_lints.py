@@ -146,7 +146,7 @@ def test_names_that_differ_by_case():
 
 @pytest.mark.parametrize(("skipped", "expected"), [("2025-03-09", 1), (None, 0)])
 def test_times_that_skip_the_hour_of_a_clock_change(skipped, expected):
-    rows = pd.concat([table().assign(order=lambda each: each["order"] + f"-{part}") for part in range(4)])
+    rows = pd.concat([table().assign(order=table()["order"] + f"-{part}") for part in range(4)])
     rows["at"] = rows["at"].dt.tz_localize(None)
     rows = rows[rows["at"] != pd.Timestamp(f"{skipped} 02:00")] if skipped else rows
     config = model(source={"kind": "parquet", "path": "rows.parquet", "options": {"time_zone": "UTC"}})
