@@ -160,7 +160,7 @@ def _label_times(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Ite
         look_back = pd.Timedelta(days=roles.label_lookback_days)
         late = float((after > look_back).mean()) if len(after) else 0.0
         if late > LATE_SHARE:
-            days = math.ceil((after / pd.Timedelta(days=1)).quantile(1 - LATE_SHARE / 2))
+            days = math.ceil((after.dt.total_seconds() / 86_400).quantile(1 - LATE_SHARE / 2))
             yield (
                 f"columns.label_time {own.name}: {late:.1%} of the labels come later than is looked back; "
                 f"write columns.label_lookback_days: {min(3660, days):g}"
@@ -172,8 +172,8 @@ def _label_times(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Ite
     if found is not None and found > max(roles.label_delay_hours, 1) * 1.5 + config.window_days * 24:
         last = row[label.values.notna()].max()
         yield (
-            f"{roles.label}: no row after {last:%Y-%m-%d} has a label; if labels take that long, write columns.label_delay_hours: {found:g}, "
-            "else look for them in the source"
+            f"{roles.label}: no row after {last:%Y-%m-%d} has a label; if labels take that long, write "
+            f"columns.label_delay_hours: {found:g}, else look for them in the source"
         )
 
 
