@@ -107,7 +107,7 @@ def describe_guesses(proposal: Proposal) -> list[str]:
         ("task", proposal.task),
         ("positive label", proposal.positive),
         ("label time", proposal.label_time),
-        ("label delay, hours", proposal.label_delay_hours),
+        ("label delay in hours", proposal.label_delay_hours),
     )
     lines = [
         f"{name}: {', '.join(guess.value) if isinstance(guess.value, tuple) else guess.value} ({guess.reason})"
@@ -190,11 +190,7 @@ def _money(trial: Trial, proposal: Proposal) -> list[str]:
         return [
             f"Cost is compute and what budget adds to it; worth is the gain at the value in budget, over {days:.0f} days."
         ]
-    pays = (
-        f" perennial pays from {ours.pays_from_usd:,.3g} $ a day for a whole unit of {proposal.metric}."
-        if ours.pays_from_usd
-        else ""
-    )
+    pays = f" perennial pays from {max(0.01, ours.pays_from_usd):,.2f} $ a day on." if ours.pays_from_usd else ""
     return [
         f"Cost is compute only, at the default price of an hour. What is one unit of {proposal.metric} worth a day? "
         f"Write it in budget.value_usd_per_metric_unit_per_day.{pays}"
