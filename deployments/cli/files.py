@@ -94,18 +94,19 @@ def new(
             raise typer.BadParameter(f"{option} is {given!r}, expected one of {', '.join(accepted)}")
     if (data == "sql") != (url_env is not None) or (data == "sql") != ((query is None) != (table is None)):
         raise typer.BadParameter("expected --data PATH, or --data sql with --url-env and either --query or --table")
-    # only this command needs rich's console and the machine learning libraries
+    # only this command needs rich's console
     from rich.console import Console
 
+    # they load machine learning libraries
     from deployments.new.draft import People
-    from deployments.new.start import Request, start
+    from deployments.new.start import NewModel, start
     from tasks.adapters.inspection.proposal import Answers
-    from tasks.adapters.inspection.table import Place
+    from tasks.adapters.inspection.table import TablePlace
 
     days = None if window in (None, "month") else _days(str(window))
     answers = Answers(time, names(row_id or "") or None, label, task, days, window == "month", label_delay_hours)
-    place = Place(None if data == "sql" else data, url_env, query, table)
-    request = Request(name, place, answers, People(owner, purpose, risk, value_usd), folder, yes)
+    place = TablePlace(None if data == "sql" else data, url_env, query, table)
+    request = NewModel(name, place, answers, People(owner, purpose, risk, value_usd), folder, yes)
     try:
         raise typer.Exit(start(request, Console(), datetime.now(UTC)))
     except EOFError:

@@ -18,7 +18,7 @@ from deployments.new.draft import People, completed, draft, is_recorded, write_d
 from deployments.new.questions import ask_about_table, ask_people
 from deployments.new.trial import Trial, run_trial
 from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, propose
-from tasks.adapters.inspection.table import Place, read_table
+from tasks.adapters.inspection.table import TablePlace, read_table
 from tasks.adapters.reports.backtest import FirstLook, policy_columns, policy_rows, write_first_look
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import MODEL_NAME
@@ -27,18 +27,18 @@ from tasks.training.readiness import check_training, describe_data, lint_data
 
 
 @dataclass(frozen=True)
-class Request:
+class NewModel:
     """What the user asked for; `yes` asks nothing back."""
 
     name: str
-    place: Place
+    place: TablePlace
     answers: Answers
     people: People
     folder: Path | None
     yes: bool
 
 
-def start(request: Request, console: Console, now: datetime) -> int:
+def start(request: NewModel, console: Console, now: datetime) -> int:
     """Write the file and the page. Returns 1 if an open question prevents the back-test. Raises PerennialError."""
     began = perf_counter()
     path = _file(request)
@@ -73,7 +73,7 @@ def start(request: Request, console: Console, now: datetime) -> int:
     return 0
 
 
-def _file(request: Request) -> Path:
+def _file(request: NewModel) -> Path:
     if not re.fullmatch(MODEL_NAME, request.name) or request.name == FLEET:
         raise ModelConfigError(
             f"name is {request.name!r}, expected lower case letters, digits, _ and -, beginning with a letter, such as churn"

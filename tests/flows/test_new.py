@@ -200,8 +200,8 @@ def test_a_question_mark_may_mean_a_missing_value(empty_folder):
 
 def guessed(folder: Path):
     from tasks.adapters.inspection.proposal import Answers, describe_table, propose  # heavy
-    from tasks.adapters.inspection.table import Place, read_table
+    from tasks.adapters.inspection.table import TablePlace, read_table
 
     unknown_tables.tickets(2000).to_parquet(folder / "t.parquet")
-    table = read_table(Place(str(folder / "t.parquet")))
+    table = read_table(TablePlace(str(folder / "t.parquet")))
     return propose("routing", table, describe_table(table), Answers())

@@ -30,7 +30,7 @@ SUFFIXES = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "tsv": "csv", "
 
 
 @dataclass(frozen=True)
-class Place:
+class TablePlace:
     """Where a table is: the path of files or of a Delta table, or an environment variable and a query or table name."""
 
     path: str | None = None
@@ -46,7 +46,7 @@ class FoundTable:
     sample: pa.Table
     rows: int
     source: dict[str, Any]
-    place: Place
+    place: TablePlace
 
     @property
     def is_sampled(self) -> bool:
@@ -58,7 +58,7 @@ class FoundTable:
         return bool(self.source["kind"] == "csv")
 
 
-def read_table(place: Place) -> FoundTable:
+def read_table(place: TablePlace) -> FoundTable:
     """Read a table. Raises SourceError, or SourceUnreachable if a retry may help."""
     if place.path is None:
         where = f"--url-env {place.url_env}"

@@ -10,14 +10,14 @@ from deltalake import write_deltalake
 
 from tasks.adapters.inspection.personal import looks_personal
 from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, propose
-from tasks.adapters.inspection.table import Place, read_table
+from tasks.adapters.inspection.table import TablePlace, read_table
 from tasks.adapters.inspection.times import choose_delay
 from tasks.policy.records.errors import SourceError
 from tests.support import unknown_tables
 
 
-def guessed(place: Path | Place, model: str = "model", **answers: object) -> Proposal:
-    table = read_table(place if isinstance(place, Place) else Place(str(place)))
+def guessed(place: Path | TablePlace, model: str = "model", **answers: object) -> Proposal:
+    table = read_table(place if isinstance(place, TablePlace) else TablePlace(str(place)))
     return propose(model, table, describe_table(table), Answers(**answers))
 
 
@@ -100,7 +100,7 @@ def test_missing_latest_labels_show_the_delay(tmp_path):
     found = guessed(tmp_path / "t.parquet")
     assert found.label.value == "returned"
     assert 14 * 24 <= found.label_delay_hours.value <= 15 * 24
-    complete = describe_table(read_table(Place(str(tmp_path / "t.parquet"))))
+    complete = describe_table(read_table(TablePlace(str(tmp_path / "t.parquet"))))
     assert choose_delay(complete, "ordered_at", "amount").value is None
 
 
@@ -137,13 +137,13 @@ def test_leaks_are_left_out_and_noise_is_not(tmp_path):
 def test_every_kind_of_source_gives_the_same_guesses(kind, tmp_path, monkeypatch):
     table = small()
     monkeypatch.setenv("WAREHOUSE_URL", f"sqlite:///{tmp_path}/t.db")
-    place = Place(str(tmp_path / "t"))
+    place = TablePlace(str(tmp_path / "t"))
     if kind == "folder":
         (tmp_path / "t").mkdir()
         for number in range(2):
             table.iloc[200 * number : 200 * number + 200].to_parquet(tmp_path / "t" / f"{number}.parquet")
     elif kind == "csv":
-        place = Place(str(tmp_path / "t.csv"))
+        place = TablePlace(str(tmp_path / "t.csv"))
         table.to_csv(tmp_path / "t.csv", index=False)
     elif kind == "delta":
         write_deltalake(tmp_path / "t", table)
@@ -151,7 +151,7 @@ def test_every_kind_of_source_gives_the_same_guesses(kind, tmp_path, monkeypatch
         text = table.assign(ordered_at=table["ordered_at"].dt.strftime("%Y-%m-%d %H:%M:%S"))
         text.to_sql("returns", sqlalchemy.create_engine(f"sqlite:///{tmp_path}/t.db"), index=False)
         by_name = kind == "sql table"
-        place = Place(
+        place = TablePlace(
             url_env="WAREHOUSE_URL",
             table="returns" if by_name else None,
             query=None if by_name else "SELECT * FROM returns",
@@ -166,14 +166,14 @@ def test_every_kind_of_source_gives_the_same_guesses(kind, tmp_path, monkeypatch
 def test_a_missing_table_is_refused(name, message, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=message):
-        read_table(Place(str(tmp_path / name)))
+        read_table(TablePlace(str(tmp_path / name)))
 
 
 def test_a_table_outside_the_allowed_folders_is_refused(tmp_path, monkeypatch):
     small().to_parquet(tmp_path / "t.parquet")
     monkeypatch.setenv("PERENNIAL_SOURCES", str(tmp_path / "allowed"))
     with pytest.raises(SourceError, match="outside the folders"):
-        read_table(Place(str(tmp_path / "t.parquet")))
+        read_table(TablePlace(str(tmp_path / "t.parquet")))
 
 
 @pytest.mark.parametrize(
