@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from deployments.config.description import describe, describe_adopted
@@ -13,17 +14,18 @@ from tasks.adapters.storage.workspace import HOME
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.rollout.versions import FOREIGN
 from tasks.record.history import recorded_champion
-from tasks.training.readiness import check_training, describe_data
+from tasks.training.readiness import check_training, describe_data, lint_data
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """Result for one model's file: what Perennial will do, findings in its data, or the error."""
+    """Result for one model's file: what Perennial will do, what its data holds and what looks wrong there, or the error."""
 
     model: str
     purpose: str = ""
     behaviour: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    lints: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -50,18 +52,21 @@ class CheckResults:
 def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
     """Yield the result of each file; of all models if `paths` is empty.
 
-    A source function is imported, and the estimator is fitted on a few generated rows. With `data`, the latest rows of the
-    history are read as well.
+    A source function is imported, and the estimator is fitted on a few generated rows. With `data`, the rows are read as
+    well: the latest ones are described, and problems in all of them are reported.
     """
     for path in paths or available_models():
         try:
             config = load_named_model(path)
             remarks = check_training(config)
             found = tuple(describe_data(config)) if data else ()
+            lints = lint_data(config, datetime.now(UTC)) if data else ()
         except PerennialError as error:
             yield CheckedFile(path, error=str(error))
         else:
-            yield CheckedFile(config.name, config.purpose, (*describe(config), *remarks, *_adopted(config)), found)
+            yield CheckedFile(
+                config.name, config.purpose, (*describe(config), *remarks, *_adopted(config)), found, lints
+            )
 
 
 def _adopted(config: ModelConfig) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Report an error in a YAML file in one line: field, value found, what is accepted, and the nearest known key."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from deployments.config.blocks.data import IMPORT_PATH
 from tasks.policy.records.base import Settings, duration_unit, is_share
@@ -12,6 +12,39 @@ from tasks.policy.records.base import Settings, duration_unit, is_share
 SCALARS = {"str": "string_type", "int": "int_type", "float": "float_type", "bool": "bool_type"}
 """Error types that pydantic reports, one per member, for a value that is none of str | int | float | bool."""
 MOST_SHOWN = 200  # characters of a value
+QUESTION = "?"
+"""Value of a setting that `perennial new` could not guess and a person has not decided yet."""
+FREE = ("options", "parameters", "classes", "categories")
+"""Settings below which a question mark is a value like any other."""
+
+
+def open_questions(file: str, content: Mapping[str, Any], root: type[Settings]) -> list[str]:
+    """Describe each setting whose value is a question mark, as an error in one line."""
+    return [
+        f"{file}: {'.'.join(location)} is an open question, found {QUESTION}, expected {_answer(location, root)}"
+        for location in _questions(content, ())
+    ]
+
+
+def _questions(content: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name, value in content.items():
+        here = (*place, str(name))
+        if value == QUESTION:
+            yield here
+        elif isinstance(value, Mapping) and name not in FREE:
+            yield from _questions(value, here)
+
+
+def _answer(location: Sequence[str], root: type[Settings]) -> str:
+    """Describe what an answer is: the values if they are few, and the field's meaning."""
+    model = _model_at(location[:-1], root)
+    field = model.model_fields.get(location[-1]) if model else None
+    options = (
+        [str(each) for each in get_args(field.annotation)] if field and get_origin(field.annotation) is Literal else []
+    )
+    meaning = " ".join(_describe(list(location), root).split()).split(". ")[0].removesuffix(".")
+    null = "; null if nobody knows" if field is not None and not field.is_required() and field.default is None else ""
+    return f"{', '.join(options)}: {meaning}" if options else f"{meaning}{null}"
 
 
 def explain_all(file: str, errors: Sequence[Any], root: type[Settings]) -> list[str]:

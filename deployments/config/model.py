@@ -25,7 +25,7 @@ from deployments.config.blocks.registry import RegistryRules
 from deployments.config.blocks.schedule import Schedule
 from deployments.config.blocks.training import Training
 from deployments.config.blocks.triggers import with_own_triggers
-from deployments.config.messages import explain_all
+from deployments.config.messages import explain_all, open_questions
 from deployments.config.risk import with_risk_defaults
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
 from tasks.policy.data_quality.expectations import condition_columns, named_columns
@@ -47,6 +47,12 @@ MONTH_DAYS = 365.2425 / 12
 DEMO_MODELS = ("air_time", "flight_delay")
 FLEET = "fleet"
 """Name of the file with the settings that models share (`fleet.py`)."""
+
+
+class WindowLength(Settings):
+    """The length of a window by itself, as an option of a command."""
+
+    window_days: float = Field(ge=0.01, le=366)
 
 
 class ModelConfig(Settings):
@@ -423,6 +429,8 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
         raise ModelConfigError(
             f"{path.name}: holds {type(content).__name__}, expected a mapping that starts with name:"
         )
+    if questions := open_questions(path.name, content, ModelConfig):
+        raise ModelConfigError("\n".join(questions))
     try:
         config = ModelConfig.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:

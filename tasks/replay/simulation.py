@@ -176,4 +176,5 @@ def backtest_candidates(
     reports.artifacts.publish_backtest(config.name, recommendation, reports.backtest.table(outcome), str(page))
     get_run_logger().info("backtest: %s Page: %s", sentence, page)
     summary_file = str(folder / "summary.json")
-    return {"recommendation": sentence, "yaml": recommendation.yaml, "page": str(page), "summary": summary_file}
+    files = {"page": str(page), "summary": summary_file, "matrix": str(path)}
+    return {"recommendation": sentence, "yaml": recommendation.yaml, **files}

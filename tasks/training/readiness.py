@@ -1,15 +1,18 @@
 """Check before a run that the estimator, the source function and the data named in a model's file are usable."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, gates, models, own_training, profiling, sources
+from tasks.adapters import evaluation, gates, inspection, models, own_training, profiling, sources
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, TrainingRefused
+
+MOST_LINTED = 2_000_000
+"""Rows that lints read."""
 
 
 def check_training(config: ModelConfig) -> tuple[str, ...]:
@@ -103,6 +106,18 @@ def _describe_log(config: ModelConfig, window: Window, rows: pa.Table, labels: p
     if config.task != "regression" and len(usable) and bool(np.isin(usable, (0.0, 1.0)).all()):
         found.append("data: every logged probability is 0 or 1, as a class is; log the probability itself")
     return found
+
+
+def lint_data(config: ModelConfig, now: datetime) -> tuple[str, ...]:
+    """Return what looks wrong in the recorded rows, one line each with the fix. Raises SourceError as a run would.
+
+    Reads the history and what follows it, up to `period.end`.
+    """
+    period = Window(config.period.start, config.period.end or max(now, config.history().end))
+    own = {config.columns.label, config.columns.label_time} if config.labels else set()
+    names = sorted({*config.columns.used} - own)
+    rows = sources.read.read_columns(config, period, names)
+    return inspection.lints.find_lints(config, rows.slice(0, MOST_LINTED), now)
 
 
 def _labels_of(config: ModelConfig, window: Window, rows: pa.Table) -> tuple[pa.Table, str | None]:

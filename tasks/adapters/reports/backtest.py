@@ -5,11 +5,13 @@ interval over a timer with as many retrains.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tasks.adapters.reports import page
 from tasks.adapters.reports.page import Chart
 from tasks.adapters.storage.atomic_files import write_atomically
+from tasks.policy.backtest.comparison import PolicyComparison
 from tasks.policy.backtest.study import Backtest, Lift, Recommendation
 
 SEEN = 3.0
@@ -144,3 +146,48 @@ def _average(values: list[float | None]) -> str:
 def table(backtest: Backtest) -> list[dict[str, str]]:
     """Return the page's rows for an artifact."""
     return [dict(zip(COLUMNS, _row(backtest, policy), strict=True)) for policy in backtest.ranking()]
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """The texts of the page that `perennial new` writes, beside the comparison of policies."""
+
+    model: str
+    metric: str
+    scope: str
+    notes: tuple[str, ...]
+    guesses: tuple[str, ...]
+    questions: tuple[str, ...]
+    steps: tuple[str, ...]
+
+
+def policy_columns(metric: str) -> tuple[str, ...]:
+    """Return the header of `policy_rows`."""
+    return "policy", "retrains", metric, "gain over never (95 %)", "cost", "worth"
+
+
+def policy_rows(comparison: PolicyComparison) -> list[tuple[str, ...]]:
+    """Return one row of texts per policy."""
+    return [
+        (
+            each.policy,
+            str(each.retrains),
+            f"{each.metric:.4g}",
+            f"{each.gain:+.3g} ({each.low:+.3g} to {each.high:+.3g})" if each.retrains else "–",
+            "< 0.01 $" if 0 < each.cost_usd < 0.01 else f"{each.cost_usd:,.2f} $",
+            "?" if each.value_usd is None else f"{each.value_usd:,.2f} $",
+        )
+        for each in comparison.results
+    ]
+
+
+def write_first_look(comparison: PolicyComparison, texts: FirstLook, path: Path) -> Path:
+    """Write the page of `perennial new` atomically. Raises WorkspaceError."""
+    html = page.render(
+        "new.html.j2",
+        comparison=comparison,
+        columns=policy_columns(texts.metric),
+        rows=policy_rows(comparison),
+        **{field.name: getattr(texts, field.name) for field in fields(texts)},
+    )
+    return page.write(html, path, "first-look")

@@ -56,23 +56,29 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
     """
     path = str(config.source.path)
     remote = local_path(path, where) is None
+    with reported(config.source.kind, where, remote), _opened(config, path, columns, where) as dataset:
+        require_columns(dataset.schema.names, columns, where)
+        bounds = None
+        if config.source.kind != "parquet" or compares_alike(dataset, config.columns.time):
+            bounds = _pushed_down(config, dataset.schema, window, where)
+        rows = dataset.to_table(columns=list(columns), filter=bounds)
+        return empty_is_missing(config, rows) if config.source.kind == "csv" else rows
+
+
+@contextmanager
+def reported(kind: str, where: str, remote: bool) -> Iterator[None]:
+    """Report what libraries raise while files are read. Raises SourceError, or SourceUnreachable if a retry may help."""
     try:
-        with _opened(config, path, columns, where) as dataset:
-            require_columns(dataset.schema.names, columns, where)
-            bounds = None
-            if config.source.kind != "parquet" or compares_alike(dataset, config.columns.time):
-                bounds = _pushed_down(config, dataset.schema, window, where)
-            rows = dataset.to_table(columns=list(columns), filter=bounds)
-            return empty_is_missing(config, rows) if config.source.kind == "csv" else rows
+        yield
     except (FileNotFoundError, TableNotFoundError):
-        raise SourceError(f"{where}: not found, expected a {config.source.kind} source; fix source.path") from None
+        raise SourceError(f"{where}: not found, expected a {kind} source; fix source.path") from None
     except PermissionError:
         raise SourceError(
             f"{where}: access is denied, expected read access; fix its permissions or credentials"
         ) from None
     except httpx.HTTPStatusError as error:
         if error.response.status_code == HTTPStatus.NOT_FOUND:
-            raise SourceError(f"{where}: not found, expected a {config.source.kind} source; fix source.path") from None
+            raise SourceError(f"{where}: not found, expected a {kind} source; fix source.path") from None
         raise SourceUnreachable(
             f"{where}: cannot be fetched (status {error.response.status_code}); check the address and try again"
         ) from None
@@ -81,10 +87,10 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
             f"{where}: cannot be fetched ({type(error).__name__}); check the host and try again"
         ) from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise _unreadable(config, where, error) from None
+        raise _unreadable(kind, where, error) from None
     except (OSError, DeltaError) as error:
         if not remote:
-            raise _unreadable(config, where, error) from None
+            raise _unreadable(kind, where, error) from None
         raise SourceUnreachable(
             f"{where}: cannot be read ({_short(error)}); check host, bucket and credentials, which may have expired"
         ) from None
@@ -96,8 +102,7 @@ def without_credentials(path: str) -> str:
     return path if not parts.scheme else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceError:
-    kind = config.source.kind
+def _unreadable(kind: str, where: str, error: Exception) -> SourceError:
     unfit = CONVERSION.search(str(error))
     if unfit and unfit["kind"] != "string":  # a failed conversion to text means another encoding
         return SourceError(
@@ -127,21 +132,29 @@ def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) 
         yield DeltaTable(path, storage_options=storage_options(path)).to_pyarrow_dataset()
         return
     if local is not None or urlsplit(path).scheme not in ("http", "https"):
-        files, inner = (pa_fs.LocalFileSystem(), path) if local is not None else _file_system(path, where)
+        files, inner = (pa_fs.LocalFileSystem(), path) if local is not None else file_system(path, where)
         yield open_files(config, files, inner, columns, where)
         return
+    with fetched(path, where) as file:
+        yield pa_dataset.dataset(str(file), format=file_format(config))
+
+
+@contextmanager
+def fetched(url: str, where: str) -> Iterator[Path]:
+    """Download a file over HTTP to a temporary one. Raises SourceError, httpx.HTTPError, TimeoutError."""
     with tempfile.TemporaryDirectory() as folder:
-        fetched, deadline = Path(folder) / "fetched", monotonic() + DOWNLOAD_TIMEOUT_S
+        path, deadline = Path(folder) / "fetched", monotonic() + DOWNLOAD_TIMEOUT_S
         timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        with opened_response(path, where, timeout) as response, fetched.open("wb") as file:
+        with opened_response(url, where, timeout) as response, path.open("wb") as file:
             for chunk in response.iter_bytes():
                 file.write(chunk)
                 if monotonic() > deadline:
                     raise TimeoutError
-        yield pa_dataset.dataset(str(fetched), format=file_format(config))
+        yield path
 
 
-def _file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
+def file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
+    """Return the file system of a remote path and the path in it. Raises SourceError for another scheme."""
     scheme, _, inner = path.partition("://")
     if scheme in ("s3", "s3a"):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

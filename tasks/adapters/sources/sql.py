@@ -8,16 +8,16 @@ day wider, and the exact cut follows conversion.
 
 import os
 import re
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
-from sqlalchemy import DateTime, Engine, bindparam, create_engine, text
+from sqlalchemy import DateTime, Engine, Executable, MetaData, Table, bindparam, create_engine, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, NoSuchTableError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from deployments.config.blocks.data import Source
@@ -62,6 +62,42 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
                 f"{where}: the query failed ({_driver_message(error, engine.url)}); fix source.query in the YAML"
             ) from None
     return _concatenated(chunks, where) if chunks else pa.table({name: pa.nulls(0) for name in columns})
+
+
+def stream(url_env: str, query: str | None, table: str | None, where: str) -> Iterator[pa.Table]:
+    """Yield all rows of a query, or of a table, in parts. Raises SourceError, SourceUnreachable.
+
+    A query with :start and :end is bound to all times. The name of a table is quoted by SQLAlchemy.
+    """
+    engine = _engine(Source(kind="sql", url_env=url_env, query=query or str(table)), where)
+    try:
+        if table is not None:
+            schema, _, name = table.rpartition(".")
+            statement: Executable = select(Table(name, MetaData(), schema=schema or None, autoload_with=engine))
+            values: dict[str, Any] = {}
+        else:
+            statement = text(str(query))
+            bounds = {"start": datetime(1900, 1, 1, tzinfo=UTC), "end": datetime(2200, 1, 1, tzinfo=UTC)}
+            values = {name: bounds[name] for name in statement.compile().params if name in bounds}
+            statement = statement.bindparams(*(bindparam(name, type_=DateTime(True)) for name in values))
+        with engine.connect() as connection:
+            found = connection.execution_options(stream_results=True).execute(statement, values)
+            names = list(found.keys())
+            for rows in found.partitions(ROWS_PER_FETCH):
+                yield _chunk(rows, names, range(len(names)), where)
+    except NoSuchTableError:
+        raise SourceError(f"{where}: the database has no table {table!r}, expected one; name it with --table") from None
+    except SQLAlchemyError as error:
+        kind = SourceUnreachable if isinstance(error, DBAPIError) and error.connection_invalidated else SourceError
+        raise kind(
+            f"{where}: cannot be read ({_driver_message(error, engine.url)}); check the login and the query"
+        ) from None
+
+
+def quoted(url_env: str, name: str, where: str) -> str:
+    """Quote a column or table name as its database does. Raises SourceError."""
+    preparer = _engine(Source(kind="sql", url_env=url_env, query=name), where).dialect.identifier_preparer
+    return ".".join(map(preparer.quote, name.split(".")))
 
 
 def _concatenated(chunks: list[pa.Table], where: str) -> pa.Table:

@@ -67,6 +67,10 @@ class MatrixError(PerennialError, ValueError):
     """A performance matrix cannot be simulated; the message gives what was found and what is expected."""
 
 
+class TrialFailed(PerennialError):
+    """The back-test of a new model's file did not finish; the message says why."""
+
+
 class NothingToReplay(PerennialError):
     """None of the selected models has a finite recorded history."""
 

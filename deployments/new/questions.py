@@ -1,0 +1,101 @@
+"""Ask what the data does not answer, with the guess as the default. An empty answer leaves the question open."""
+
+import getpass
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.prompt import Prompt
+
+from deployments.new.draft import People
+from tasks.adapters.inspection.columns import ColumnFacts
+from tasks.adapters.inspection.proposal import Answers, Proposal, propose
+from tasks.adapters.inspection.table import FoundTable
+from tasks.adapters.inspection.times import Guess
+
+
+def ask_about_table(
+    model: str, table: FoundTable, columns: Mapping[str, ColumnFacts], answers: Answers, console: Console
+) -> Proposal:
+    """Ask for what could not be guessed safely, one question at a time, as an answer may settle the next."""
+    for name, wanted in (
+        ("time", "When was a row's prediction due? (column)"),
+        ("label", "What should the model predict? (column)"),
+        ("id", "What identifies a row? (column, or columns with commas)"),
+    ):
+        proposal = propose(model, table, columns, answers)
+        guess: Guess = getattr(proposal, name)
+        if guess.value is None:
+            given = _column(wanted, guess, columns, console, several=name == "id")
+            if given:
+                answers = answers.but(**{name: given if name == "id" else given[0]})
+    proposal = propose(model, table, columns, answers)
+    if proposal.label.value and proposal.label_delay_hours.value is None:
+        hours = _number("How many hours after its row is a label known?", console)
+        if hours is not None:
+            proposal = propose(model, table, columns, answers.but(label_delay_hours=hours))
+    return proposal
+
+
+def ask_people(people: People, metric: str | None, console: Console) -> People:
+    """Ask for what no table says."""
+
+    def ask(text: str, default: str) -> str | None:
+        return Prompt.ask(text, console=console, default=default) or None
+
+    return People(
+        people.owner or ask("Who is asked when a decision requires a person? (owner)", default_owner()),
+        people.purpose or ask("What is the prediction used for, in one sentence?", ""),
+        people.risk
+        or Prompt.ask(
+            "What does a wrong model cost?", console=console, choices=["low", "medium", "high"], default="low"
+        ),
+        people.value_usd
+        if people.value_usd is not None
+        else _number(f"What is one unit of {metric or 'the metric'} more worth a day, in $?", console),
+    )
+
+
+def default_owner() -> str:
+    """Return the e-mail address in Git's settings, else the name of the user of this machine."""
+    try:
+        found = subprocess.run(
+            ["git", "config", "user.email"], capture_output=True, text=True, check=False, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        found = ""
+    return found or getpass.getuser()
+
+
+def _column(wanted: str, guess: Guess, columns: Mapping[str, Any], console: Console, several: bool) -> tuple[str, ...]:
+    console.print(f"{guess.reason}{': ' + ', '.join(map(str, guess.others)) if guess.others else ''}", markup=False)
+
+    def read(text: str) -> tuple[str, ...] | None:
+        names = tuple(part.strip() for part in text.split(",") if part.strip())
+        return names if set(names) <= set(columns) and (several or len(names) <= 1) else None
+
+    expected = f"expected {'columns' if several else 'one column'} of the table: {', '.join(columns)}"
+    return _until_valid(wanted, read, expected, console)
+
+
+def _number(wanted: str, console: Console) -> float | None:
+    def read(text: str) -> tuple[float, ...] | None:
+        try:
+            return (float(text),) if text else ()
+        except ValueError:
+            return None
+
+    found = _until_valid(wanted, read, "expected a number; leave it empty if nobody knows yet", console)
+    return found[0] if found else None
+
+
+def _until_valid(
+    wanted: str, read: Callable[[str], tuple[Any, ...] | None], expected: str, console: Console
+) -> tuple[Any, ...]:
+    """Ask until the answer can be read; an empty one leaves the question open."""
+    while (
+        found := read(Prompt.ask(f"{wanted} (empty: decide later)", console=console, default="", show_default=False))
+    ) is None:
+        console.print(expected, markup=False)
+    return found

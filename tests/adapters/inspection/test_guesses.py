@@ -1,0 +1,197 @@
+"""Guesses about unknown tables: what is read off the values, and what stays a question."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy
+from deltalake import write_deltalake
+
+from tasks.adapters.inspection.personal import looks_personal
+from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, propose
+from tasks.adapters.inspection.table import TablePlace, read_table
+from tasks.adapters.inspection.times import choose_delay
+from tasks.policy.records.errors import SourceError
+from tests.support import unknown_tables
+
+
+def guessed(place: Path | TablePlace, model: str = "model", **answers: object) -> Proposal:
+    table = read_table(place if isinstance(place, TablePlace) else TablePlace(str(place)))
+    return propose(model, table, describe_table(table), Answers(**answers))
+
+
+def small(rows: int = 400, **columns: object) -> pd.DataFrame:
+    random = np.random.default_rng(1)
+    table = {
+        "order_id": [f"o{number}" for number in range(rows)],
+        "ordered_at": pd.date_range("2025-01-01", periods=rows, freq="3h", tz="UTC"),
+        "amount": random.gamma(2, 10, rows),
+        "returned": random.integers(0, 2, rows),
+    }
+    return pd.DataFrame(table | columns)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    unknown_tables.subscriptions(weeks=40, customers=200).to_parquet(folder / "weekly.parquet")
+    unknown_tables.grid_load(days=120).to_csv(folder / "load.csv", index=False)
+    unknown_tables.tickets(3000).to_csv(folder / "tickets.csv", index=False, sep=";")
+    return folder
+
+
+def test_weekly_customers(tables):
+    found = guessed(tables / "weekly.parquet", "churn")
+    assert found.time.value == "snapshot_date"
+    assert set(found.id.value) == {"account", "snapshot_date"}
+    assert (found.label.value, found.task.value, found.positive.value) == ("cancelled", "binary", "true")
+    assert found.label_time.value == "outcome_at"
+    assert set(found.personal) == {"mobile"}
+    assert found.left_out == {"mobile": "looks like a phone number", "currency": "has one value only"}
+    assert found.division.window_days >= 7
+
+
+def test_hourly_load_without_an_id(tables):
+    found = guessed(tables / "load.csv", "load_forecast")
+    assert (found.time.value, found.label.value, found.task.value) == ("hour", "load_mw", "regression")
+    assert set(found.id.value) == {"substation", "hour"}
+    assert "substation" in found.features["categorical"]
+    assert found.sentinels["temperature"][0] == -999
+    assert found.label_delay_hours.value is None  # no label is missing
+    assert found.source_options == {"time_zone": "UTC"}
+
+
+def test_tickets_with_text_and_mail(tables):
+    found = guessed(tables / "tickets.csv", "routing")
+    assert (found.time.value, found.id.value) == ("opened_at", ("ticket_no",))
+    assert (found.label.value, found.task.value, found.label_time.value) == ("team", "multiclass", "closed_at")
+    assert found.personal == {"from": "an e-mail address"}
+    assert found.left_out["message"] == "is free text"
+    assert found.source_options["delimiter"] == ";"
+
+
+def test_a_doubtful_label_is_a_question(tmp_path):
+    table = small()
+    table[["kept", "opened"]] = np.random.default_rng(2).integers(0, 2, (400, 2))
+    table.drop(columns="returned").to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet")
+    assert found.label.value is None
+    assert {"kept", "opened"} <= set(found.label.others)
+    assert not found.is_complete
+    assert guessed(tmp_path / "t.parquet", label="kept").is_complete
+
+
+def test_two_likely_times_are_a_question(tmp_path):
+    table = small()
+    table["created_at"] = table["ordered_at"] + pd.Timedelta(minutes=1)
+    table.rename(columns={"ordered_at": "opened_at"}).to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns")
+    assert found.time.value is None
+    assert set(found.time.others) == {"opened_at", "created_at"}
+
+
+def test_missing_latest_labels_show_the_delay(tmp_path):
+    table = small(1000)
+    table["returned"] = (
+        table["returned"].astype(float).mask(table["ordered_at"] > table["ordered_at"].max() - pd.Timedelta(days=14))
+    )
+    table.to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet")
+    assert found.label.value == "returned"
+    assert 14 * 24 <= found.label_delay_hours.value <= 15 * 24
+    complete = describe_table(read_table(TablePlace(str(tmp_path / "t.parquet"))))
+    assert choose_delay(complete, "ordered_at", "amount").value is None
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        (lambda times: times.astype("int64") // 10**3, {"time_unit": "ms"}),
+        (lambda times: times.dt.strftime("%d.%m.%Y %H:%M"), {"time_format": "%d.%m.%Y %H:%M", "time_zone": "UTC"}),
+        (lambda times: times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), {}),
+        (lambda times: times.dt.tz_localize(None), {"time_zone": "UTC"}),
+    ],
+)  # fmt: skip
+def test_times_as_tools_write_them(written, options, tmp_path):
+    table = small()
+    times = table["ordered_at"].astype("datetime64[us, UTC]")
+    table["ordered_at"] = written(times)
+    table.to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns")
+    assert (found.time.value, found.source_options) == ("ordered_at", options)
+    assert (found.columns["ordered_at"].values == times).all()
+
+
+def test_leaks_are_left_out_and_noise_is_not(tmp_path):
+    table = small(reason=None, noise=np.random.default_rng(3).normal(size=400))
+    table["refund"] = np.where(table["returned"] == 1, table["amount"] + 100, 0.0)
+    table["reason"] = np.where(table["returned"] == 1, "too small", None)
+    table.to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns")
+    assert set(found.left_out) == {"refund", "reason"}
+    assert "noise" in found.features["numeric"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "delta", "sql table", "sql query"])
+def test_every_kind_of_source_gives_the_same_guesses(kind, tmp_path, monkeypatch):
+    table = small()
+    monkeypatch.setenv("WAREHOUSE_URL", f"sqlite:///{tmp_path}/t.db")
+    place = TablePlace(str(tmp_path / "t"))
+    if kind == "folder":
+        (tmp_path / "t").mkdir()
+        for number in range(2):
+            table.iloc[200 * number : 200 * number + 200].to_parquet(tmp_path / "t" / f"{number}.parquet")
+    elif kind == "csv":
+        place = TablePlace(str(tmp_path / "t.csv"))
+        table.to_csv(tmp_path / "t.csv", index=False)
+    elif kind == "delta":
+        write_deltalake(tmp_path / "t", table)
+    else:
+        text = table.assign(ordered_at=table["ordered_at"].dt.strftime("%Y-%m-%d %H:%M:%S"))
+        text.to_sql("returns", sqlalchemy.create_engine(f"sqlite:///{tmp_path}/t.db"), index=False)
+        by_name = kind == "sql table"
+        place = TablePlace(
+            url_env="WAREHOUSE_URL",
+            table="returns" if by_name else None,
+            query=None if by_name else "SELECT * FROM returns",
+        )
+    found = guessed(place, "returns")
+    assert found.table.rows == 400
+    assert (found.time.value, found.id.value, found.label.value) == ("ordered_at", ("order_id",), "returned")
+    assert found.features == {"numeric": ("amount",)}
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.parquet", "not found"), ("empty", "no .parquet or .csv file")])
+def test_a_missing_table_is_refused(name, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=message):
+        read_table(TablePlace(str(tmp_path / name)))
+
+
+def test_a_table_outside_the_allowed_folders_is_refused(tmp_path, monkeypatch):
+    small().to_parquet(tmp_path / "t.parquet")
+    monkeypatch.setenv("PERENNIAL_SOURCES", str(tmp_path / "allowed"))
+    with pytest.raises(SourceError, match="outside the folders"):
+        read_table(TablePlace(str(tmp_path / "t.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("a", "u{}@mail.example", "an e-mail address"),
+        ("b", "NL91ABNA04171643{:02}", "a bank account"),
+        ("c", "10.0.0.{}", "an IP address"),
+        ("d", "+31 6 123456{:02}", "a phone number"),
+        ("customerName", "Person {}", "a person's name"),
+        ("plan", "plan {}", None),
+        ("date", "2025-01-{:02}", None),
+        ("version", "1.{}", None),
+    ],
+)
+def test_personal_columns(name, value, kind):
+    assert looks_personal(name, pd.Series([value.format(number) for number in range(30)])) == kind
+
+
+def test_a_name_of_few_values_is_no_person():
+    assert looks_personal("name", pd.Series(["basic", "plus", "pro"] * 20)) is None

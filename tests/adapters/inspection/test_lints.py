@@ -1,0 +1,164 @@
+"""Lints of a model's data: each names its column and the fix, and a clean table has none."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.inspection.lints import find_lints
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ROWS = 2000
+TIMES = pd.date_range("2025-01-01", periods=ROWS, freq="h", tz="UTC")
+
+
+def table() -> pd.DataFrame:
+    random = np.random.default_rng(4)
+    return pd.DataFrame(
+        {
+            "order": [f"o{number}" for number in range(ROWS)],
+            "at": TIMES,
+            "amount": random.gamma(2, 10, ROWS),
+            "plan": random.choice(["basic", "plus"], ROWS),
+            "member": random.random(ROWS) < 0.4,
+            "known_at": TIMES + pd.Timedelta(days=3),
+            "left": random.choice(["no", "yes"], ROWS),
+        }
+    )
+
+
+def model(**changes: object) -> ModelConfig:
+    columns = {
+        "id": "order",
+        "time": "at",
+        "label": "left",
+        "features": {"numeric": ["amount"], "categorical": ["plan"], "boolean": ["member"]},
+    }
+    columns |= {
+        name: changes.pop(name) for name in list(changes) if name in ("label_time", "personal", "features", "classes")
+    }
+    content = {
+        "name": "orders",
+        "owner": "tests@example.com",
+        "purpose": "Shows lints.",
+        "risk": "low",
+        "task": "binary",
+        "source": {"kind": "parquet", "path": "rows.parquet"},
+        "columns": columns,
+        "window_days": 7,
+        "period": {
+            "start": "2025-01-01T00:00:00Z",
+            "history_until": "2025-02-26T00:00:00Z",
+            "end": "2025-03-25T00:00:00Z",
+        },
+        "performance": {"metric": "accuracy"},
+    }
+    return ModelConfig.model_validate(content | changes)
+
+
+def lints(rows: pd.DataFrame, config: ModelConfig | None = None) -> list[str]:
+    return list(find_lints(config or model(), pa.Table.from_pandas(rows, preserve_index=False), NOW))
+
+
+def test_a_clean_table_has_none():
+    assert lints(table()) == []
+    assert lints(table(), model(label_time="known_at")) == []
+
+
+def test_a_repeated_id_names_the_columns_that_tell_rows_apart():
+    rows = table()
+    rows["order"] = [f"o{number % 50}" for number in range(ROWS)]
+    (found,) = lints(rows)
+    assert (
+        found
+        == "columns.id order: 1,294 rows of the history repeat the id of another row; write columns.id: [order, at]"
+    )
+
+
+def test_the_same_row_twice_cannot_be_told_apart():
+    rows = pd.concat([table(), table().head(5)])
+    assert lints(rows) == [
+        "columns.id order: 5 rows of the history repeat the id of another row; remove the repeated rows in the source"
+    ]
+
+
+def test_an_id_may_return_in_a_later_window():
+    rows = table()
+    late = rows["at"] >= "2025-02-26"
+    rows.loc[late, "order"] = (
+        rows.loc[late, "order"].head(7 * 24).tolist() * 3 + rows.loc[late, "order"].head(late.sum() - 21 * 24).tolist()
+    )
+    assert lints(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        ("left", lambda rows: rows["left"].where(rows.index % 9 > 0, "NA"), "left: the words NA are read as an unknown label"),
+        ("left", lambda rows: rows["left"].where(rows.index % 9 > 0, "Yes"), "left: spells one class as Yes and yes"),
+        ("left", lambda rows: rows["left"].where(rows.index % 9 > 0, "maybe"), "left: has 3 classes in a binary model; write task: multiclass"),
+        ("left", lambda rows: "no", "left: has 1 classes; name another column"),
+        ("amount", lambda rows: rows["amount"].where(rows.index % 50 > 0, -999), "amount: -999 in 2.0% of the rows looks like a missing value"),
+        ("amount", lambda rows: 3.0, "amount: has one value only; remove it from columns.features"),
+        ("plan", lambda rows: rows["order"] + "x", "plan: has 2,000 categories in 2,000 rows"),
+        ("plan", lambda rows: "m" + (rows.index % 90).astype(str) + "@mail.example", "plan: looks like an e-mail address; list it: columns.personal: [plan]"),
+        ("plan", lambda rows: rows["left"].replace({"no": "a", "yes": "b"}), "plan: determines the label in every labelled row"),
+        ("amount", lambda rows: rows["amount"].where(rows["left"] == "yes"), "amount: is missing for one class only"),
+        ("at", lambda rows: rows["at"] + pd.Timedelta(days=340), "at: 1,399 rows lie in the future"),
+    ],
+)  # fmt: skip
+def test_each_problem_is_one_line_with_its_fix(column, change, message):
+    rows = table()
+    rows[column] = change(rows)
+    found = [line for line in lints(rows) if line.startswith(f"{column}:")]
+    assert len(found) == 1
+    assert found[0].startswith(message)
+
+
+def test_labels_before_their_row_and_after_the_look_back():
+    rows = table()
+    rows.loc[:99, "known_at"] = rows.loc[:99, "at"] - pd.Timedelta(days=1)
+    rows.loc[100:299, "known_at"] = rows.loc[100:299, "at"] + pd.Timedelta(days=50)
+    before, late = lints(rows, model(label_time="known_at"))
+    assert before.startswith("columns.label_time known_at: lies before at in 5.0% of the rows")
+    assert late.endswith("write columns.label_lookback_days: 50")
+
+
+def test_labels_that_end_early():
+    rows = table()
+    rows["left"] = rows["left"].where(rows["at"] < "2025-02-20")
+    (found,) = lints(rows)
+    assert found.startswith(
+        "left: no row after 2025-02-19 has a label; if labels take that long, write columns.label_delay_hours: 816, else"
+    )
+
+
+def test_names_that_differ_by_case():
+    rows = table().rename(columns={"plan": "Amount"})
+    found = lints(rows, model(features={"numeric": ["amount"], "categorical": ["Amount"]}))
+    assert found == [
+        "columns amount and Amount differ in upper and lower case only, which Delta tables refuse; rename one in the source"
+    ]
+
+
+@pytest.mark.parametrize(("skipped", "expected"), [("2025-03-09", 1), (None, 0)])
+def test_times_that_skip_the_hour_of_a_clock_change(skipped, expected):
+    rows = pd.concat([table().assign(order=table()["order"] + f"-{part}") for part in range(4)])
+    rows["at"] = rows["at"].dt.tz_localize(None)
+    rows = rows[rows["at"] != pd.Timestamp(f"{skipped} 02:00")] if skipped else rows
+    config = model(source={"kind": "parquet", "path": "rows.parquet", "options": {"time_zone": "UTC"}})
+    found = [line for line in lints(rows, config) if "clocks skip" in line]
+    assert len(found) == expected
+    assert all("time_zone: America/New_York" in line for line in found)
+
+
+def test_infinite_labels_of_a_regression():
+    rows = table()
+    rows["left"] = rows["amount"] * 2 + np.random.default_rng(5).normal(size=ROWS)
+    config = model(task="regression", performance={"metric": "mae"})
+    assert lints(rows, config) == []
+    rows.loc[3, "left"] = np.inf
+    assert lints(rows, config) == ["left: 1 labels are infinite and are left out; write null or a number in the source"]
