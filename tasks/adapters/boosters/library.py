@@ -25,7 +25,7 @@ EXTRAS = ("lightgbm", "catboost")
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class EncodedInputs:
     """The features by position: their names, and the positions of categories."""
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Inputs:
 class Setup:
     """What a library needs to know of a model: features, task, metric, seed and threads. `classes` is 0 in a regression."""
 
-    inputs: Inputs
+    inputs: EncodedInputs
     task: Literal["binary", "multiclass", "regression"]
     classes: int
     metric: str
@@ -98,7 +98,7 @@ class BoostingLibrary(ABC):
         """Return what each feature contributed to the loaded estimator's fit, of shape (features,)."""
 
     @abstractmethod
-    def contributions(self, estimator: Any, matrix: Matrix, inputs: Inputs, approximate: bool) -> Floats:
+    def contributions(self, estimator: Any, matrix: Matrix, inputs: EncodedInputs, approximate: bool) -> Floats:
         """Return a loaded estimator's SHAP values, on the margin and with the expected value last.
 
         The shape is (n, features + 1), for a multiclass model (n, classes, features + 1). `approximate` allows for a faster way.

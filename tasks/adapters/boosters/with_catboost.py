@@ -15,8 +15,8 @@ import pandas as pd
 
 from tasks.adapters.boosters.library import (
     BoostingLibrary,
+    EncodedInputs,
     Floats,
-    Inputs,
     Matrix,
     Setup,
     Target,
@@ -120,7 +120,7 @@ class CatBoostLibrary(BoostingLibrary):
     def gains(self, estimator: Any) -> Floats:
         return np.asarray(estimator.model.get_feature_importance(type="PredictionValuesChange"), float)
 
-    def contributions(self, estimator: Any, matrix: Matrix, inputs: Inputs, approximate: bool) -> Floats:
+    def contributions(self, estimator: Any, matrix: Matrix, inputs: EncodedInputs, approximate: bool) -> Floats:
         pool = import_extra(self.package).Pool(estimator.table(matrix), cat_features=list(estimator.categorical))
         way = "Approximate" if approximate else "Regular"
         found = estimator.model.get_feature_importance(

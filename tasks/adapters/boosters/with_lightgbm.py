@@ -12,8 +12,8 @@ import numpy as np
 
 from tasks.adapters.boosters.library import (
     BoostingLibrary,
+    EncodedInputs,
     Floats,
-    Inputs,
     Matrix,
     Setup,
     Target,
@@ -96,7 +96,7 @@ class LightGBMLibrary(BoostingLibrary):
     def gains(self, estimator: Any) -> Floats:
         return np.asarray(estimator.model.feature_importance("gain"), float)
 
-    def contributions(self, estimator: Any, matrix: Matrix, inputs: Inputs, approximate: bool) -> Floats:
+    def contributions(self, estimator: Any, matrix: Matrix, inputs: EncodedInputs, approximate: bool) -> Floats:
         found = np.asarray(estimator.model.predict(matrix, pred_contrib=True, num_threads=estimator.threads), float)
         width = len(inputs.names) + 1
         return found if found.shape[1] == width else found.reshape(len(matrix), -1, width)

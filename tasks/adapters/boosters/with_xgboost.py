@@ -8,7 +8,7 @@ import numpy as np
 from xgboost import DMatrix, XGBClassifier, XGBModel, XGBRegressor, XGBRFClassifier, XGBRFRegressor
 from xgboost.core import XGBoostError
 
-from tasks.adapters.boosters.library import BoostingLibrary, Floats, Inputs, Matrix, Setup, Target
+from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, Floats, Matrix, Setup, Target
 
 
 class XGBoostLibrary(BoostingLibrary):
@@ -62,7 +62,7 @@ class XGBoostLibrary(BoostingLibrary):
         gains = booster.get_score(importance_type="total_gain")
         return np.array([float(gains.get(name, 0.0)) for name in booster.feature_names])
 
-    def contributions(self, estimator: Any, matrix: Matrix, inputs: Inputs, approximate: bool) -> Floats:
+    def contributions(self, estimator: Any, matrix: Matrix, inputs: EncodedInputs, approximate: bool) -> Floats:
         booster, types = estimator.get_booster(), _types(inputs)
         names, threads = booster.feature_names, estimator.n_jobs
         data = DMatrix(matrix, feature_names=names, feature_types=types, enable_categorical=True, nthread=threads)
@@ -88,7 +88,7 @@ def _settings(setup: Setup) -> dict[str, Any]:
     return settings
 
 
-def _types(inputs: Inputs) -> list[str] | None:
+def _types(inputs: EncodedInputs) -> list[str] | None:
     """Return feature types in XGBoost's notation: c for categorical, q for quantitative; None without features."""
     if not inputs.names:
         return None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from deployments.config.blocks.data import Features
-from tasks.adapters.boosters.library import Inputs
+from tasks.adapters.boosters.library import EncodedInputs
 from tasks.adapters.lake import label_spellings
 from tasks.policy.records.errors import FeatureError
 from tasks.policy.records.reports import FeatureKind
@@ -52,9 +52,9 @@ class Encoding:
         return tuple(name for name, _ in self.features)
 
     @property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> EncodedInputs:
         """The features as gradient boosting libraries need them."""
-        return Inputs(
+        return EncodedInputs(
             self.names, tuple(place for place, (_, kind) in enumerate(self.features) if kind == "categorical")
         )
 
