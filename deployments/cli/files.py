@@ -119,7 +119,7 @@ def _days(text: str) -> float:
     """Parse the length of a window, with the forms that a model's file accepts."""
     from pydantic import ValidationError  # only this option needs it
 
-    from deployments.config.model import WindowLength
+    from deployments.config.model import WindowLength  # loads pydantic
 
     try:
         return WindowLength.model_validate({"window_days": text}).window_days
