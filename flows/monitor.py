@@ -8,11 +8,11 @@ judged with the window's evidence and moved on.
 
 from prefect import flow
 
+from flows.outside_moves import follow_outside_moves
 from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.adapters.orchestration.runs import run_as, run_mode
 from tasks.data.profile import profile_window
 from tasks.data.snapshot import land_labels, take_snapshot
-from tasks.data.split import history_rows
 from tasks.monitoring.decision import decide
 from tasks.monitoring.diagnosis import diagnose_window
 from tasks.monitoring.drift import measure_drift
@@ -22,21 +22,17 @@ from tasks.monitoring.quality import check_quality
 from tasks.observation.comparison import compare_versions
 from tasks.policy.records.evidence import Judgement, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport
-from tasks.record.history import find_outside_move, load_judgement, load_latency, load_past, load_scoring, prepare_run
+from tasks.record.history import load_judgement, load_latency, load_past, load_scoring, prepare_run
 from tasks.record.publication import (
     ask_for_retraining,
     emit_heartbeat,
     publish_degradation,
-    publish_followed,
     publish_judgement,
-    publish_taken_in,
 )
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.outcome import evaluate_promotion
 from tasks.rollout.probation import watch_fresh_champion
-from tasks.rollout.promotion import follow_outside_move
 from tasks.rollout.steps import carry_on
-from tasks.training.train import adopt_model
 
 
 @flow(name="monitor", flow_run_name=run_name("monitor"))
@@ -52,12 +48,8 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     config = admit(model)
     as_of = scheduled_as_of(config, until)
     window = config.window_until(as_of)
-    if not dry_run and (moved := find_outside_move(config)):
-        rows = history_rows(config, as_of)
-        named = moved.version or publish_taken_in(
-            config, adopt_model(config, moved.address, rows, moved.decision_id), as_of
-        )
-        publish_followed(config, follow_outside_move(config, moved, named), as_of)
+    if not dry_run:
+        follow_outside_moves(config, as_of)
     past = load_past(config)
     recorded = load_judgement(config, past, window)
     if recorded and not dry_run:

@@ -11,20 +11,18 @@ from datetime import datetime
 from prefect import flow
 
 from deployments.config.model import ModelConfig
+from flows.outside_moves import follow_outside_moves
 from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.data.snapshot import land_labels, take_snapshot
-from tasks.data.split import history_rows
 from tasks.observation.log import land_log
 from tasks.observation.reference import freeze_history, history_to_read
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import Scoring
-from tasks.record.history import find_champion, find_outside_move, load_past, load_scoring
-from tasks.record.publication import ask_for_monitoring, publish_followed, publish_scoring, publish_taken_in
+from tasks.record.history import find_champion, load_past, load_scoring
+from tasks.record.publication import ask_for_monitoring, publish_scoring
 from tasks.rollout.access import admit, check_window
-from tasks.rollout.promotion import follow_outside_move
 from tasks.rollout.scoring import is_answered, score_window
 from tasks.rollout.traffic import find_traffic
-from tasks.training.train import adopt_model
 
 
 @flow(name="score", flow_run_name=run_name("score"))
@@ -41,12 +39,7 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
     config = admit(model)
     as_of = scheduled_as_of(config, until)
     window = config.window_until(as_of)
-    if moved := find_outside_move(config):
-        rows = history_rows(config, as_of)
-        named = moved.version or publish_taken_in(
-            config, adopt_model(config, moved.address, rows, moved.decision_id), as_of
-        )
-        publish_followed(config, follow_outside_move(config, moved, named), as_of)
+    follow_outside_moves(config, as_of)
     past = load_past(config)
     scoring = load_scoring(config, past, window)
     if scoring is None:

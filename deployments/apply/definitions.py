@@ -8,21 +8,22 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from deployments.alerts.routing import route
 from deployments.apply.pools import placed_deployments, training_limits
+from deployments.config.blocks.alerts import Audience
+from deployments.config.fleet import load_fleet_config
 from deployments.config.model import DEPLOYMENTS, ModelConfig, available_models
 from deployments.config.names import load_named_model
 from tasks.policy.records.errors import DeploymentError
 
 INDEX = DEPLOYMENTS.parent / "prefect.yaml"
-ALERTS = "perennial-alerts"
-"""Name of the notification block for alerts. It can be of any notification type and created in Prefect's dashboard."""
 OURS = "perennial: "
 """Name prefix of Perennial's automations, which identifies them on a shared server."""
 
@@ -37,10 +38,22 @@ class Definitions:
 
     index: dict[str, Any]
     automations: tuple[dict[str, Any], ...]
+    """With `routed`, a notification names its block; before, it has a severity."""
     limits: tuple[dict[str, Any], ...]
     """Prefect's global concurrency limits: how many retrains may run at once in each place."""
     variables: dict[str, dict[str, Any]]
     """One Prefect variable per model with its owner and main settings, for users of the dashboard."""
+    audience: Audience = field(default_factory=Audience)
+    """Who gets the alerts of which model."""
+
+    def routed(self, blocks: Mapping[str, str]) -> "Definitions":
+        """Return the definitions with each notification sent to the blocks of its models, of those that a server has.
+
+        `blocks` gives their ids by name. Raises DeploymentError for a notification without a severity.
+        """
+        flows = sorted({deployment["entrypoint"].rsplit(".", 1)[-1] for deployment in self.deployments})
+        audience = self.audience.on(blocks)
+        return replace(self, automations=route(self.automations, audience, flows), audience=audience)
 
     @property
     def deployments(self) -> list[dict[str, Any]]:
@@ -83,7 +96,9 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
     _refuse_foreign_names(
         [*automations, *(each for item in index["deployments"] for each in item.get("triggers", []))], path.name
     )
-    return Definitions(index, tuple(automations), limits, {VARIABLES + model.name: _card(model) for model in models})
+    variables = {VARIABLES + model.name: _card(model) for model in models}
+    audience = Audience(load_fleet_config().alerts, {model.name: model.alerts for model in models})
+    return Definitions(index, tuple(automations), limits, variables, audience)
 
 
 def _schedules(

@@ -6,20 +6,21 @@ again, because Prefect also reports success for a deployment that it applied onl
 """
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deployments.apply.alert_block import refuse_other_types, save_alert_block
-from deployments.apply.definitions import ALERTS, Definitions, read_definitions
+from deployments.alerts.blocks import CUSTOM, refuse_other_types, save_block, why_missing
+from deployments.apply.definitions import Definitions, read_definitions
 from deployments.apply.plan import SWITCHES, Change, Definition, plan, summary
 from deployments.apply.pools import located_pool
 from deployments.apply.prefect_definitions import wanted_automations, wanted_definitions
 from deployments.apply.server_state import CONNECTION_ERRORS, PrefectState, deploy
 from deployments.apply.storage_preflight import refuse_ephemeral_storage, withheld
 from deployments.apply.unpolled_queues import list_unpolled_queues
+from deployments.config.blocks.alerts import SEVERITIES, SHARED_BLOCK
 from tasks.policy.records.errors import DeploymentError
 
 DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
@@ -50,22 +51,19 @@ def apply(
     try:
         with PrefectState() as state:
             found = state.found_definitions(definitions.pools)
+            if alerts_file:
+                refuse_other_types(list(state.blocks()))
+            if alerts_file and not dry_run:
+                save_block(f"{CUSTOM}/{SHARED_BLOCK}", alerts_file)
+            blocks = state.blocks()
+            definitions = definitions.routed(blocks)
             if keep_switches:
                 definitions = with_switches_of(definitions, found)
-            if alerts_file:
-                refuse_other_types(state.alert_types())
-            if alerts_file and not dry_run:
-                save_alert_block(alerts_file)
-            alerts = state.alerts()
-            wanted = wanted_definitions(definitions, alerts is not None)
+            wanted = wanted_definitions(definitions)
             changes = plan(wanted, found)
-            print(*changes, summary(wanted, changes), sep="\n")
-            if alerts is None:
-                print(
-                    f"no notification block is named {ALERTS}, so failures notify no one; create one, or use --alerts FILE"
-                )
+            print(*changes, summary(wanted, changes), *_without_people(definitions), sep="\n")
             if changes and not dry_run:
-                _carry_out(state, definitions, alerts, changes)
+                _carry_out(state, definitions, blocks, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))
             for sentence in [*withheld(definitions), *list_unpolled_queues(state, definitions, followed)]:
                 print(sentence)
@@ -99,7 +97,24 @@ def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> D
     return replace(definitions, index=index, automations=automations, limits=limits)
 
 
-def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None, changes: Sequence[Change]) -> None:
+def _without_people(definitions: Definitions) -> Iterator[str]:
+    """Yield a sentence for each notification block that is named and does not exist, and for alerts that reach no one."""
+    audience = definitions.audience
+    for file, severity, block in audience.missing():
+        yield (
+            f"{file}: alerts.{severity} names {block}, which does not exist, so those alerts go to other blocks, if any; "
+            f"{why_missing(block)}"
+        )
+    silent = [severity for severity in SEVERITIES if audience.named(None, severity) and not audience.of(None, severity)]
+    if silent:
+        whose = "of models without alerts of their own, of failed automations and of runs that never began"
+        what = "failures" if audience.is_shared("critical") else f"{' and '.join(silent)} alerts {whose}"
+        yield f"no notification block is named {SHARED_BLOCK}, so {what} notify no one; create one, or use --alerts FILE"
+
+
+def _carry_out(
+    state: PrefectState, definitions: Definitions, blocks: Mapping[str, str], changes: Sequence[Change]
+) -> None:
     for change in changes:
         if change.definition.kind == "work pool":
             retyped = next((detail for detail in change.details if detail.startswith("type ")), None)
@@ -121,7 +136,7 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
         with tempfile.TemporaryDirectory(prefix="perennial-") as folder:
             deploy(definitions.write(Path(folder) / "prefect.yaml"))
     identities = {change.definition.name: change.definition.identity for change in changes if change.verb != "removed"}
-    for automation in wanted_automations(definitions, alerts):
+    for automation in wanted_automations(definitions, blocks):
         if automation.name in identities:
             state.save_automation(automation, identities[automation.name])
 

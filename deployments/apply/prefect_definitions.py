@@ -17,12 +17,13 @@ from prefect.exceptions import MissingFlowError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from deployments.apply.definitions import ALERTS, Definitions
+from deployments.apply.definitions import Definitions
 from deployments.apply.plan import Definition
 from deployments.apply.pools import located_pool
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import DeploymentError
 
+BLOCK = "block_document_id"
 NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # for placeholder ids; only a server assigns real ones
 
 
@@ -31,8 +32,8 @@ def _placeholder(name: str) -> str:
     return str(uuid5(NAMESPACE, name))
 
 
-def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definition, ...]:
-    """Return what to deploy. Automations that notify people are included only if a notification block exists."""
+def wanted_definitions(definitions: Definitions) -> tuple[Definition, ...]:
+    """Return what to deploy, given definitions whose notifications are routed to blocks."""
     wanted = [_wanted_pool(pool) for pool in definitions.pools]
     wanted += [_limit(item) for item in definitions.limits]
     wanted += [Definition("variable", name, _plain(value)) for name, value in definitions.variables.items()]
@@ -40,8 +41,9 @@ def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definiti
         wanted.append(_wanted_deployment(item))
         wanted += [_schedule(item["name"], schedule["slug"], schedule) for schedule in item["schedules"]]
         wanted += [_trigger(item["name"], trigger) for trigger in item.get("triggers", [])]
-    names = {_placeholder(ALERTS): ALERTS}
-    for automation in wanted_automations(definitions, _placeholder(ALERTS) if alerts else None):
+    blocks = {str(action[BLOCK]) for each in definitions.automations for action in each["actions"] if BLOCK in action}
+    names = {_placeholder(block): block for block in blocks}
+    for automation in wanted_automations(definitions, {block: identity for identity, block in names.items()}):
         wanted.append(describe_automation("automation", automation, names))
     return tuple(wanted)
 
@@ -72,18 +74,13 @@ def describe_limit(limit: GlobalConcurrencyLimitResponse) -> Definition:
     return Definition("limit", limit.name, _plain(fields), str(limit.id))
 
 
-def wanted_automations(definitions: Definitions, alerts: str | None) -> Iterator[AutomationCore]:
-    """Yield the automations that belong to no deployment; `alerts` is the id of the notification block, or None."""
+def wanted_automations(definitions: Definitions, blocks: Mapping[str, str]) -> Iterator[AutomationCore]:
+    """Yield the automations that belong to no deployment; `blocks` gives the ids of notification blocks by name."""
     for item in definitions.automations:
         actions = [
-            {**action, "block_document_id": alerts} if _notifies(action) else action for action in item["actions"]
+            {**action, BLOCK: blocks[action[BLOCK]]} if BLOCK in action else action for action in item["actions"]
         ]
-        if alerts or not any(map(_notifies, item["actions"])):
-            yield AutomationCore.model_validate({**item, "actions": actions})
-
-
-def _notifies(action: dict[str, Any]) -> bool:
-    return bool(action["type"] == "send-notification")
+        yield AutomationCore.model_validate({**item, "actions": actions})
 
 
 def _wanted_deployment(item: dict[str, Any]) -> Definition:
@@ -132,7 +129,7 @@ def describe_automation(
     """Describe an automation or trigger; `names` maps ids of deployments and blocks to names."""
     fields = automation.model_dump(mode="json", exclude={"id", "name", "owner_resource", "tags"})
     for action in fields["actions"]:
-        for field in ("deployment_id", "block_document_id"):
+        for field in ("deployment_id", BLOCK):
             if field in action:
                 action[field] = names.get(action[field], action[field])
     for listed in ("expect", "after", "for_each"):

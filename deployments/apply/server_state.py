@@ -28,7 +28,8 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
-from deployments.apply.definitions import ALERTS, OURS, VARIABLES
+from deployments.alerts.blocks import NOTIFYING, named_blocks
+from deployments.apply.definitions import OURS, VARIABLES
 from deployments.apply.plan import Definition
 from deployments.apply.pools import Pool
 from deployments.apply.prefect_definitions import (
@@ -80,7 +81,7 @@ class PrefectState:
         """Return all of Perennial's definitions on the server, and these pools."""
         deployments = self._deployments()
         owners = {str(deployment.id): deployment.name for deployment in deployments}
-        names = owners | {self.alerts() or "": ALERTS}
+        names = owners | {identity: block for block, identity in self.blocks().items()}
         found = [self._pool(pool) for pool in pools]
         for deployment in deployments:
             found.append(describe_deployment(deployment))
@@ -94,19 +95,9 @@ class PrefectState:
                 )
         return tuple(definition for definition in found if definition)
 
-    def alerts(self) -> str | None:
-        """Return the id of the notification block for alerts; None if there is none."""
-        return next((str(block["id"]) for block in self._alert_blocks()), None)
-
-    def alert_types(self) -> tuple[str, ...]:
-        """Return the type slugs of the notification blocks with the alerts' name; Prefect allows one per type."""
-        return tuple(str(block["block_type"]["slug"]) for block in self._alert_blocks())
-
-    def _alert_blocks(self) -> list[dict[str, Any]]:
-        body = {"block_schemas": {"block_capabilities": {"all_": ["notify"]}}, "include_secrets": False}
-        return [
-            block for block in _paged(partial(self._listed, "/block_documents/filter", body)) if block["name"] == ALERTS
-        ]
+    def blocks(self) -> dict[str, str]:
+        """Return ids of notification blocks by type/name; that of the shared block also by its name alone."""
+        return named_blocks(_paged(partial(self._listed, "/block_documents/filter", NOTIFYING)))
 
     def _listed(self, path: str, body: Mapping[str, Any], offset: int) -> list[dict[str, Any]]:
         return list(self._client.request("POST", path, json={**body, "limit": PAGE, "offset": offset}).json())

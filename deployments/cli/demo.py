@@ -27,7 +27,7 @@ from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import NothingToReplay
 from tasks.policy.records.replay import ReplayWindow
 from tasks.policy.reporting.replay_story import next_steps
-from tasks.replay.records import finished_replays, replay_folder
+from tasks.replay.records import finished_replays, replay_folder, replays_page
 
 POLL_S = 0.3
 SLOW_TO_LOAD = ("lake.tables", "registry.versions", "models.estimators")
@@ -157,7 +157,7 @@ def _show(console: Console, repeated: bool) -> None:
     console.print(reports.replay.summary_table(replays))
     if repeated:
         console.print("replayed before; `make clean-demo` deletes the replay, and the next `make demo` starts again")
-    page = (workspace().home / "replay" / "index.html").as_uri()
+    page = replays_page().as_uri()
     console.print("look next at:")
     for number, step in enumerate(next_steps(replays, page), 1):
         console.print(f"  {number}. {step}", markup=False, soft_wrap=True)

@@ -117,12 +117,14 @@ def _parsed_json(text: str) -> Any:
 
 def run(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Run the flow of this command with the given parameters."""
-    from deployments.cli.running import run_flow  # loads Prefect
+    from deployments.cli.running import print_outcome, run_flow  # loads Prefect
 
     with json_only(as_json):
         outcome = run_flow(_flow(ctx.command.name), ctx.meta["parameters"])
     if as_json:
         print_json(outcome)
+    else:
+        print_outcome(ctx.command.name, outcome)
 
 
 def backtest(
@@ -186,8 +188,10 @@ def backtest(
             outcome = running.run_flow(_flow("backtest"), given)
     if as_json:
         print_json(outcome)
-    else:
+    elif matrix:
         print(outcome["recommendation"])
+    else:
+        running.print_outcome("backtest", outcome)
 
 
 def adopt(

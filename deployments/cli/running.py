@@ -9,16 +9,22 @@ from typing import Any
 
 from prefect import Flow
 from prefect.exceptions import ParameterTypeError
+from rich.console import Console
 
 from deployments.cli.demo import replay_progress
 from deployments.cli.output import progress, refuse
 from deployments.config.model import available_models, load_model_config
 from flows.parameters import own_server, wall_clock
+from tasks.adapters import reports
 from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.reporting.fleet import Fleet, FleetMember
 from tasks.record.fleet import survey_files
+from tasks.replay.records import replays_page
 from tasks.replay.simulation import backtest_matrix
+
+PIPED_COLUMNS = 120
+"""Width of a table where no terminal has one."""
 
 
 def run_flow(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
@@ -30,6 +36,21 @@ def run_flow(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
         refuse(f"{flow.name}: {error}", 1)
     except ParameterTypeError as error:
         refuse(f"{flow.name}: {error}", 2)
+
+
+def print_outcome(flow: str | None, outcome: Any) -> None:
+    """Print what a person wants to see of a flow's result: a replay's table, a recommendation, and the page of both."""
+    if flow == "replay":
+        wide = None if sys.stdout.isatty() else PIPED_COLUMNS
+        Console(width=wide).print(reports.replay.summary_table((outcome,)))
+        print(f"page: {replays_page().as_uri()}")
+    elif flow == "backtest":
+        print(outcome["recommendation"])
+        if outcome.get("yaml"):
+            print(outcome["yaml"].rstrip())
+        print(f"page: {Path(outcome['page']).absolute().as_uri()}")
+    elif flow == "fleet":
+        print(outcome)
 
 
 def _shown_progress(flow: str, parameters: Mapping[str, Any]) -> AbstractContextManager[None]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli.output import AsJson, Models, examples, json_only, print_json, progress
+from deployments.cli.output import AsJson, Models, examples, json_only, model_names, print_json, progress
 
 PANEL = "Servers"
 
@@ -21,6 +21,14 @@ def add_to(app: typer.Typer) -> None:
             "perennial apply --dry-run", "perennial apply --keep-switches", "perennial apply --alerts webhook.txt"
         ),
     )(apply)
+    group = typer.Typer(no_args_is_help=True, help="Create and test the notification blocks that get a model's alerts.")
+    shown = examples(
+        "perennial alerts add slack-webhook/ml-team --from address.txt",
+        "vault read -field=keys pager | perennial alerts add pager-duty-webhook/on-call --from -",
+    )
+    group.command("add", epilog=shown)(add_alert_block)
+    group.command("test", epilog=examples("perennial alerts test --model churn"))(test_alerts)
+    app.add_typer(group, name="alerts", rich_help_panel=PANEL)
     app.command(
         rich_help_panel=PANEL,
         epilog=examples("perennial work", "perennial work --pool perennial-ecs --work-queue default"),
@@ -115,6 +123,63 @@ def apply(
             for change in changes
         ]
         print_json({"applied": not dry_run, "changes": plan})
+
+
+def add_alert_block(
+    block: Annotated[
+        str,
+        typer.Argument(help="Type and name, such as slack-webhook/ml-team.", metavar="TYPE/NAME", show_default=False),
+    ],
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--from",
+            help="A file that only you can read, or - for standard input: the webhook's address, or for a service with keys "
+            "its settings as lines of YAML.",
+            metavar="FILE",
+        ),
+    ],
+) -> None:
+    """Create a notification block on the Prefect server, or replace it. Its address and keys are stored encrypted there.
+
+    Then name it under `alerts` of a model's file or of fleet.yaml, and run `perennial apply`.
+    """
+    from deployments.alerts.blocks import save_block  # loads Prefect
+    from flows.parameters import own_server  # loads Prefect
+
+    with own_server():
+        save_block(block, file)
+    print(f"{block} is saved")
+
+
+def test_alerts(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Name of the model, or path of its YAML file.",
+            metavar="MODEL",
+            autocompletion=model_names,
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Send a test message through every notification block that gets alerts of a model, and print each outcome.
+
+    Exits with 1 if one failed.
+    """
+    from deployments.alerts.delivery import send_test_messages  # loads Prefect
+    from deployments.config.blocks.alerts import Audience  # loads pydantic
+    from deployments.config.fleet import load_fleet_config  # loads pydantic
+    from deployments.config.model import load_model_config  # loads pydantic
+    from flows.parameters import own_server  # loads Prefect
+
+    config = load_model_config(model)
+    audience = Audience(load_fleet_config().alerts, {config.name: config.alerts})
+    with own_server():
+        outcomes = send_test_messages(config.name, audience)
+    print(*(outcomes or (f"{config.name}: its alerts go to no one",)), sep="\n")
+    if any(outcome.failure for outcome in outcomes):
+        raise typer.Exit(1)
 
 
 def work(

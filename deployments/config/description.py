@@ -1,7 +1,8 @@
 """Describe in plain sentences what Perennial does with a model's file, for its author to check."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from deployments.config.blocks.alerts import SEVERITIES
 from deployments.config.blocks.predictions import PredictionSource
 from deployments.config.model import ModelConfig
 
@@ -59,6 +60,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         yield from _own_service(config, config.predictions)
     if config.predictions and policy.advise_only:
         yield f"trains nothing (retraining.advise_only): tells people that retraining pays when {policy.when.describe()}."
+        yield from _alerts(config)
         return
     yield f"retrains when {policy.when.describe()}."
     limits = [f"no sooner than {policy.cooldown_days:g} days after the last time"] if policy.cooldown_days else []
@@ -99,6 +101,22 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         if config.predictions
         else _rollout(config)
     )
+    yield from _alerts(config)
+
+
+def _alerts(config: ModelConfig) -> Iterator[str]:
+    """Describe who is told, where the model's file names people of its own."""
+    sent = [(severity, getattr(config.alerts, severity)) for severity in SEVERITIES]
+    parts = [f"{severity} alerts to {_series(blocks) or 'no one'}" for severity, blocks in sent if blocks is not None]
+    if parts:
+        yield f"sends {_series(parts)}."
+
+
+def _series(parts: Sequence[str]) -> str:
+    """Join with commas, and the last with `and`."""
+    *first, last = parts or ("",)
+    comma = "," if len(first) > 1 else ""
+    return f"{', '.join(first)}{comma} and {last}" if first else last
 
 
 def _own_service(config: ModelConfig, own: PredictionSource) -> Iterator[str]:

@@ -3,12 +3,15 @@
 shared_budget:
   max_usd_per_month: 500
   models: [air_time, flight_delay]   # every model under deployments/ when left out
+alerts:
+  critical: [pager-duty-webhook/on-call]
 """
 
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from deployments.config.blocks.alerts import Alerts
 from deployments.config.model import FLEET, available_models, model_folders
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
 from tasks.policy.economics.budget import SharedBudget
@@ -21,6 +24,8 @@ class FleetConfig(Settings):
 
     shared_budget: SharedBudget | None = None
     """One monthly budget for the retrains of several models."""
+    alerts: Alerts = Alerts()
+    """Who gets the alerts of models that do not say so themselves."""
 
     def sharing(self) -> tuple[str, ...]:
         """Return the names of the models that draw on the shared budget, sorted; empty without a shared budget."""
@@ -48,7 +53,8 @@ def _read(path: Path) -> FleetConfig:
     except ValidationError as error:
         lines = [
             f"{path.name}: {'.'.join(map(str, item['loc'])) or 'the file'} is {item['input']!r}: {item['msg']}; "
-            "expected shared_budget with max_usd_per_month and, unless all models share it, models"
+            "expected shared_budget with max_usd_per_month and, unless all models share it, models, and alerts with lists of "
+            "blocks, such as slack-webhook/ml-team, under critical, warning and info"
             for item in error.errors()
         ]
         raise ModelConfigError("\n".join(lines)) from None

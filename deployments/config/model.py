@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from deployments.config.blocks.alerts import Alerts
 from deployments.config.blocks.data import Columns, Period, Source
 from deployments.config.blocks.labels import LabelSource, with_label_time
 from deployments.config.blocks.metrics import CustomMetric, with_directions
@@ -85,6 +86,7 @@ class ModelConfig(Settings):
     promotion: PromotionPolicy = PromotionPolicy()
     budget: Budget = Budget()
     access: AccessPolicy = AccessPolicy()
+    alerts: Alerts = Field(Alerts(), exclude_if=lambda alerts: bool(alerts == Alerts()))
     placement: PlacementPolicy = PlacementPolicy()
     registry: RegistryRules = Field(RegistryRules(), exclude_if=lambda rules: bool(rules == RegistryRules()))
     _file: Path | None = PrivateAttr(None)
@@ -304,8 +306,8 @@ class ModelConfig(Settings):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of all settings except `access`, which affects neither decisions nor training. Part of ids and lineage."""
-        return digest(self.model_dump_json(exclude={"access"}))
+        """Digest of all settings except `access` and `alerts`, which affect neither decisions nor training. Part of ids."""
+        return digest(self.model_dump_json(exclude={"access", "alerts"}))
 
     @property
     def binding(self) -> FileBinding | None:

@@ -4,6 +4,7 @@ Rows that both versions predicted are paired. Each closed window is a look, and 
 as in a rollout. Nothing follows from it here: people are told, and the service decides.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -20,6 +21,7 @@ from tasks.policy.comparison.side_by_side import SideBySide, judge_side_by_side
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import Fact, Judgement, MonitorRun, latest_performances, windows_to_exclude
+from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.rollout.state import Rollout, RolloutStep
 
 COMPARED = "versions.compared"
@@ -35,9 +37,36 @@ def compare_versions(config: ModelConfig, run: MonitorRun, judgement: Judgement)
     """
     if run.mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
         return ()
+    _compare_performance(config, run, judgement)
     log = evaluation.prediction_log.with_role(lake.read_predictions(config, run.window), "challenger", "shadow")
+    if not len(log):
+        return ()
     beside = [number for number in pc.unique(log["model_version"]).to_pylist() if number != run.champion.version]
     return tuple(_look(config, run, judgement, number) for number in sorted(beside, key=int))
+
+
+def _compare_performance(config: ModelConfig, run: MonitorRun, judgement: Judgement) -> None:
+    """Tell the primary metric of each version that has answered, over its closed windows."""
+    metric, measured = config.performance.metric, defaultdict(list)
+    for report in _performances(run, judgement):
+        value = report.metric(metric)
+        if value is not None and report.maturity == "closed" and report.has_sound_labels:
+            measured[report.model_version].append(value)
+    if len(measured) < 2:
+        return
+    parts = []
+    for number, values in measured.items():
+        mean = sum(value.value * value.rows for value in values) / sum(value.rows for value in values)
+        name = registry.version(config.name, number).observed_as
+        parts.append(f"{mean:.4g} with version {number} ({name}, {len(values)} windows)")
+    text = f"{metric} by version: {', '.join(parts)}"
+    get_run_logger().info("comparison: %s", text)
+    reports.artifacts.publish_comparison(config.name, text, "versions")
+
+
+def _performances(run: MonitorRun, judgement: Judgement) -> tuple[PerformanceReport, ...]:
+    judged = (from_json(Judgement, entry.body) for entry in run.past.of("window.judged"))
+    return latest_performances([*judged, judgement])
 
 
 def _look(config: ModelConfig, run: MonitorRun, judgement: Judgement, number: str) -> SideBySide:
@@ -68,8 +97,7 @@ def _judge(
     if refusal:
         return replace(look, reason=refusal)
     start = earlier[0].window.start if earlier else run.window.start
-    judged = (from_json(Judgement, entry.body) for entry in run.past.of("window.judged"))
-    performances = latest_performances([*judged, judgement])
+    performances = _performances(run, judgement)
     closed = tuple(each.window for each in performances if each.maturity == "closed" and each.has_sound_labels)
     span = evaluation.rollout_labels.LabelledSpan(
         Window(start, run.window.end), run.as_of, closed, windows_to_exclude(run.past.entries, run.as_of)

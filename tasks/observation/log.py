@@ -80,7 +80,7 @@ def _follow_champion(config: ModelConfig, champion: ModelVersion, window: Window
     model, since = config.name, _since(config, window, serving.version, answered)
     reason = (
         f"your service answers with version {serving.version} ({serving.observed_as}) since {since:%Y-%m-%d %H:%M} UTC, before "
-        f"with version {champion.version} ({champion.observed_as})"
+        f"with version {champion.version} ({champion.observed_as or 'trained here'})"
     )
     decision_id = digest(model, "observed from", window.name)
     moved = Promotion(model, decision_id, serving.version, champion.version, "promoted", (reason,))

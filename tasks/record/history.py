@@ -16,7 +16,7 @@ from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
 from tasks.policy.economics.costs import forecast_cost
 from tasks.policy.records.base import Window, digest, from_json, to_json
-from tasks.policy.records.errors import ModelFileError, NothingToPromote, PromotionRefused
+from tasks.policy.records.errors import ModelFileError, NoChampion, NothingToPromote, PromotionRefused
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import (
     History,
@@ -54,8 +54,14 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
 
     Raises ModelFileError for one that can run code where the model's file does not trust it.
     """
-    if not required and registry.CHAMPION not in registry.aliases(config.name):
-        return None
+    if registry.CHAMPION not in registry.aliases(config.name):
+        if not required:
+            return None
+        if config.predictions:
+            raise NoChampion(
+                f"{config.name}: the log of your own service has not been read yet, expected the first window's; run: "
+                f"perennial run score --model {config.name}"
+            )
     version = registry.version(config.name, registry.CHAMPION)
     if refusal := why_not_trusted(version, config.training.trust):
         raise ModelFileError(f"{config.name}: {refusal}")

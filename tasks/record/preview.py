@@ -101,7 +101,8 @@ def preview_promotion(
     rollout = rollout_of(past.entries, challenger.decision_id)
     waits = why_not_started(rollout, config.rollout, request.as_of)
     smoke_test = evaluation.challenger.smoke_test(challenger, config.training.imported)
-    refusals = collect_refusals((*access, gate, barred, waits, smoke_test))
+    served_elsewhere = config.predictions.why_not_promote(challenger.version) if config.predictions else None
+    refusals = collect_refusals((*access, served_elsewhere, gate, barred, waits, smoke_test))
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
     approval = asked if config.needs_approval else "approval: none is needed"
     begins = serving is not None and config.rollout.steps and rollout is None

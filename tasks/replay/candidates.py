@@ -26,12 +26,14 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, ledger, models, own_training, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.atomic_files import atomic_file
+from tasks.policy.backtest.own_condition import CandidateReports
 from tasks.policy.monitoring.performance import decide_maturity
-from tasks.policy.records.base import Window, digest
+from tasks.policy.records.base import Window, digest, to_json
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.evidence import windows_to_exclude
-from tasks.policy.records.reports import ProbeColumn
+from tasks.policy.records.reports import MetricValue, PerformanceReport, ProbeColumn
 from tasks.policy.statistics import metrics
+from tasks.policy.statistics.intervals import metric_intervals
 from tasks.policy.statistics.metrics import Floats
 
 if TYPE_CHECKING:
@@ -107,7 +109,10 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     if not path.exists():
         if config.training.is_foreign and place == 0:
             get_run_logger().warning("backtest: XGBoost stands in for %s", config.training.trainer)
-        full, rows, seconds = _losses(config, plan, place)
+        full, rows, seconds, reports = _losses(config, plan, place)
+        if config.retraining.has_own_trigger:
+            record = CandidateReports(plan.windows[place], rows, reports)
+            storage.atomic_files.write_atomically(path.with_suffix(".json"), to_json(record))
         with atomic_file(path) as own, own.open("wb") as file:
             np.savez(file, loss=full, rows=rows, secs=seconds)
         known = np.isfinite(full)
@@ -123,8 +128,11 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     return path
 
 
-def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, float]:
-    """Return (losses of the candidate, training rows, CPU seconds); losses are NaN if training is refused."""
+def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, float, tuple[PerformanceReport, ...]]:
+    """Return (losses of the candidate, training rows, CPU seconds, reports); losses are NaN if training is refused.
+
+    The reports of later windows are those that a condition of the user's own needs; without one there are none.
+    """
     end, last = plan.windows[place].end, plan.windows[-1].end
     start = config.period.start
     if config.training.window_days:
@@ -132,20 +140,26 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, f
     training = lake.labelled_rows(config, Window(start, end), end, excluding=plan.excluding)
     empty = np.full(len(plan.windows), np.nan)
     if models.eligibility.why_not_train(config, training):
-        return empty, len(training), 0.0
+        return empty, len(training), 0.0, ()
     began = time.process_time()
     candidate = own_training.trainer.fit(config, training).scorer
     seconds = time.process_time() - began
     later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay, excluding=plan.excluding)
-    return _by_window(config, plan, candidate, later), len(training), seconds
+    losses, reports = _by_window(config, plan, candidate, later)
+    return losses, len(training), seconds, reports
 
 
-def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
-    """Return the metric of each window as a loss, shape [W]; NaN without labelled rows or where it is undefined."""
-    metric = config.primary_metric
+def _by_window(
+    config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table"
+) -> tuple[Floats, tuple[PerformanceReport, ...]]:
+    """Return the metric of each window as a loss, shape [W]; NaN without labelled rows or where it is undefined.
+
+    With a condition of the user's own, also return a report of each window with labelled rows.
+    """
+    metric, reports = config.primary_metric, []
     losses = np.full(len(plan.windows), np.nan)
     if not len(rows):
-        return losses
+        return losses, ()
     labels, (predicted,) = models.label_alignment.align_labels(
         rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))]
     )
@@ -158,7 +172,23 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
         if inside.any() and not metrics.undefined(metric, labels[inside], max(2, len(scorer.classes))):
             value = metrics.compute(metric, labels[inside], predicted[inside])
             losses[place] = metrics.as_loss(metric, value)
-    return losses
+        if inside.any() and config.retraining.has_own_trigger:
+            reports.append(_report(config, window, labels[inside], predicted[inside]))
+    return losses, tuple(reports)
+
+
+def _report(config: ModelConfig, window: Window, y_true: Floats, y_pred: Floats) -> PerformanceReport:
+    """Report the metrics that the condition reads on a window with all its labels, with their intervals."""
+    classes = y_pred.shape[1] if y_pred.ndim == 2 else 2
+    names = dict.fromkeys((config.performance.metric, *config.retraining.metrics()))
+    measured = [each for each in map(config.metric, names) if not metrics.undefined(each, y_true, classes)]
+    intervals, values = metric_intervals(measured, y_true, y_pred), []
+    for metric in measured:
+        value, (low, high) = metrics.compute(metric, y_true, y_pred), intervals[metric.name]
+        if not (math.isnan(value) or math.isnan(low)):
+            values.append(MetricValue(metric.name, value, low, high, len(y_true), metric.higher_is_better))
+    as_of, count = window.end + config.columns.label_delay, len(y_true)
+    return PerformanceReport(window, as_of, "", count, count, "closed", tuple(values), config.performance.metric)
 
 
 @stage(tags=["training"])

@@ -119,7 +119,12 @@ def report_replay(replay: Replay) -> Path:
         replays = finished_replays()
         summary = {finished.model: finished.summary() for finished in replays}
         write_atomically(folder.parent / "summary.json", json.dumps(summary, indent=2))
-        return reports.replay.write_page(replays, folder.parent / "index.html")
+        return reports.replay.write_page(replays, replays_page())
+
+
+def replays_page() -> Path:
+    """Return the path of the page of all replays in this workspace."""
+    return storage.workspace.workspace().home / "replay" / "index.html"
 
 
 def finished_replays() -> tuple[Replay, ...]:

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from prefect import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, reports, storage
 from tasks.adapters.orchestration.stage import stage
-from tasks.policy.backtest.baselines import BASELINES
+from tasks.policy.backtest.baselines import BASELINES, Timer
+from tasks.policy.backtest.own_condition import CandidateReports, OwnCondition
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
-from tasks.policy.backtest.simulation import PerformanceMatrix, PolicyFactory, read_matrix
+from tasks.policy.backtest.simulation import PerformanceMatrix, PolicyFactory, read_matrix, simulate
 from tasks.policy.backtest.study import Backtest, Recommendation, gain_interval, lifts, run_backtest, summary
+from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import MatrixError, UnknownPolicy
 
 
@@ -37,14 +39,26 @@ def all_policies() -> dict[str, PolicyFactory]:
     return {"perennial": PerennialPolicy, **BASELINES, **evaluation.detectors.DETECTORS}
 
 
-def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
-    """Return the named policies, or all if none is named. Raises UnknownPolicy, listing the known names."""
-    known = {"perennial": PerennialPolicy, **BASELINES}
-    known = known if names and set(names) <= set(known) else all_policies()
+def choose_policies(names: Sequence[str], own: Mapping[str, PolicyFactory] | None = None) -> dict[str, PolicyFactory]:
+    """Return the named policies, or all if none is named; `own` adds to them. Raises UnknownPolicy, listing the known names."""
+    added = own or {}
+    known = {"perennial": PerennialPolicy, **BASELINES, **added}
+    known = known if names and set(names) <= set(known) else {**all_policies(), **added}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UnknownPolicy(f"--policies has {', '.join(unknown)}; expected some of {', '.join(known)}")
     return {name: known[name] for name in names} if names else known
+
+
+def own_condition(config: ModelConfig, folder: Path, lag: int) -> dict[str, PolicyFactory]:
+    """Return the file's own condition as a policy under the name of its trigger; empty if it names no class of the user's."""
+    if not config.retraining.has_own_trigger:
+        return {}
+    files = sorted(folder.glob("[0-9][0-9][0-9][0-9].json"))
+    candidates = [from_json(CandidateReports, file.read_bytes()) for file in files]
+    kind = config.retraining.when.kind()
+    name = f"own_{kind}" if kind in all_policies() else kind
+    return {name: lambda alpha, share: OwnCondition(config.name, config.retraining, candidates, lag)}
 
 
 def backtest_matrix(path: Path, out: Path, alphas: Sequence[float], names: Sequence[str], share: float) -> str:
@@ -85,6 +99,37 @@ def about_delay(config: ModelConfig, lag: int) -> str:
     )
 
 
+def about_money(config: ModelConfig, matrix: PerformanceMatrix, outcome: Backtest, path: Path) -> str:
+    """Say what each policy would have earned in USD beyond never retraining; empty if the file gives metrics no value.
+
+    The price of a retrain is its fixed and oversight cost and the CPU time of the recorded trainings.
+    """
+    price = config.budget.value_usd_per_metric_unit_per_day
+    if price is None:
+        return ""
+    with np.load(path, allow_pickle=False) as stored:
+        scale = float(stored["scale"])
+    hours = float(np.mean(matrix.secs)) / 3600 if matrix.secs is not None else 0.0
+    budget, days = config.budget, outcome.served * config.window_days
+    retrain = budget.fixed_usd_per_retrain + budget.oversight_usd_per_day * budget.oversight_days_per_retrain
+    retrain += hours * (budget.compute_usd_per_hour + budget.cpu_usd_per_hour)
+    middle = outcome.alphas[len(outcome.alphas) // 2]
+    never = simulate(matrix, Timer(None)).mean_loss
+    gains = {
+        name: price * days * scale * (never - scores[middle].run.mean_loss)
+        - retrain * len(scores[middle].run.trainings)
+        for name, scores in outcome.policies.items()
+        if name != "never"
+    }
+    best = sorted(gains, key=lambda name: -gains[name])
+    listed = ", ".join(f"{name} {gains[name]:+,.0f}" for name in best)
+    return (
+        f" In USD over these {days:g} days, after {retrain:,.2f} for each retrain, against never: {listed}."
+        if best
+        else ""
+    )
+
+
 def policy_yaml(outcome: Backtest, window_days: float) -> str:
     """Return the YAML of the `retraining:` section for the best policy; empty if no trigger corresponds to it.
 
@@ -121,8 +166,10 @@ def backtest_candidates(
 ) -> dict[str, Any]:
     """Back-test a model's own matrix; write summary.json and the page to its reports, and publish an artifact."""
     matrix = load_matrix(path)
-    outcome = run_backtest(matrix, choose_policies(names), alphas, share)
-    sentence = recommend(matrix, outcome) + about_delay(config, matrix.lag)
+    outcome = run_backtest(
+        matrix, choose_policies(names, own_condition(config, path.parent, matrix.lag)), alphas, share
+    )
+    sentence = recommend(matrix, outcome) + about_delay(config, matrix.lag) + about_money(config, matrix, outcome, path)
     recommendation = Recommendation(sentence, policy_yaml(outcome, config.window_days))
     folder = storage.workspace.make_folder(storage.workspace.workspace().reports / config.name / "backtest")
     page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", recommendation)

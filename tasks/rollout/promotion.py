@@ -27,10 +27,7 @@ PATIENCE_S = 20.0
 def require_serving(config: ModelConfig, number: str) -> None:
     """Raise PromotionRefused if a service of the user's own decides which version answers."""
     if config.predictions is not None:
-        raise PromotionRefused(
-            f"{config.name}: version {number} is not promoted: your own service answers (predictions), expected to be told by "
-            "its log; let it serve this version, and the log's next window shows that"
-        )
+        raise PromotionRefused(f"{config.name}: {config.predictions.why_not_promote(number)}")
 
 
 @stage

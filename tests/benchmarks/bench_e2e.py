@@ -1,10 +1,10 @@
 """`make e2e`: from drifted rows to a new champion on the real server and worker that `make serve` starts.
 
-Data event → monitor → automation → retrain → automation → promote, which starts the shadow → the next window passes it →
-automation → promote, which waits → approval through the API → canary → the next window passes it → automation → promote →
-the new champion serves in `score`. Prints the seconds of each step and writes them to bench/e2e.json in the workspace.
-`trigger_to_shadow_s` is without the training task; `trigger_to_live_s` is the loop's own time, also without the person and
-the windows' arrival and scoring.
+Data event → score → automation → monitor → automation → retrain → automation → promote, which starts the shadow → the next
+window passes it → automation → promote, which waits → approval through the API → canary → the next window passes it →
+automation → promote → the new champion serves in `score`. Prints the seconds of each step and writes them to bench/e2e.json in the workspace.
+`trigger_to_shadow_s` is without the training task; `trigger_to_live_s` is the loop's own time, scoring included, without the
+person and the windows' arrival.
 """
 
 import json
@@ -127,21 +127,13 @@ class Loop:
         return run if suspended or run.state.is_completed() else None
 
     def announce_rows(self, until: datetime) -> datetime:
-        """Emit the event of landed rows, which starts `monitor` as of this time; return when."""
+        """Emit the event of landed rows, which starts `score` as of this time, and then `monitor`; return when."""
         from prefect.events import emit_event
 
         payload = {"model": NAME, "until": until.isoformat()}
         emitted = datetime.now(UTC)
         emit_event("perennial.data.landed", resource=about("perennial.model", NAME, payload), payload=payload)
         return emitted
-
-    def score(self, until: datetime, number: int) -> Any:
-        """Run the deployment `score`, the first time with number 1; return the run once it is completed."""
-        deployment = self.client.read_deployment_by_name("score/score")
-        self.client.create_flow_run_from_deployment(
-            deployment.id, parameters={"model": NAME, "until": until.isoformat()}
-        )
-        return await_that(lambda: self.ended("score", number), f"the window until {until:%Y-%m-%d} was scored")
 
     def seconds_of(self, run_id: UUID, task: str) -> float:
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -155,24 +147,22 @@ def walk(folder: Path) -> dict[str, float]:
     """Run the loop once on a running server; return the seconds of each step. Raises NothingHappened."""
     from prefect.client.orchestration import get_client
 
-    from flows.score import score
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.registry import versions as registry
 
     prepare()
     before = registry.aliases(NAME)[registry.CHAMPION]
     land(folder, DRIFT, NOTICED)
-    score(NAME, until=NOTICED)
     with get_client(sync_client=True) as client:
         loop = Loop(client, datetime.now(UTC))
         triggered = loop.announce_rows(NOTICED)
+        noticed = await_that(lambda: loop.ended("score"), "the landed window was scored")
         monitored = await_that(lambda: loop.ended("monitor"), "monitor judged the landed window")
         retrained = await_that(lambda: loop.ended("retrain"), "a retrain was started and done")
         started = await_that(lambda: loop.ended("promote"), "promote started the rollout")
         _check_traffic("shadow", 0.0)
 
         land(folder, NOTICED, SHADOWED)
-        loop.score(SHADOWED, 1)
         shadow_landed = loop.announce_rows(SHADOWED)
         shadowed = await_that(lambda: loop.ended("monitor", 2), "monitor judged the shadow")
         asked = await_that(lambda: loop.ended("promote", 2, suspended=True), "promote waits for approval")
@@ -183,14 +173,14 @@ def walk(folder: Path) -> dict[str, float]:
         _check_traffic("canary", 0.5)
 
         land(folder, SHADOWED, SERVED)
-        loop.score(SERVED, 2)
         canary_landed = loop.announce_rows(LABELLED)
         passed = await_that(lambda: loop.ended("monitor", 3), "monitor judged the canary")
         promoted = await_that(lambda: loop.ended("promote", 3), "the challenger was promoted")
         _check_traffic("none", 0.0)
 
         land(folder, SERVED, SERVED + WINDOW)
-        scored = loop.score(SERVED + WINDOW, 3)
+        last_landed = loop.announce_rows(SERVED + WINDOW)
+        scored = await_that(lambda: loop.ended("score", 4), "the new champion answered")
         fit_s = loop.seconds_of(retrained.id, "train_challenger")
     after = registry.aliases(NAME)[registry.CHAMPION]
     served_by = ledger.entries(NAME, kind="window.scored")[-1].body
@@ -205,7 +195,9 @@ def walk(folder: Path) -> dict[str, float]:
         (canary_landed, live),
     )
     return {
-        "event_to_monitor_s": _between(triggered, monitored.start_time),
+        "event_to_score_s": _between(triggered, noticed.start_time),
+        "score_s": _between(noticed.start_time, noticed.end_time),
+        "score_to_monitor_s": _between(noticed.end_time, monitored.start_time),
         "monitor_s": _between(monitored.start_time, monitored.end_time),
         "monitor_to_retrain_s": _between(monitored.end_time, retrained.start_time),
         "retrain_s": _between(retrained.start_time, retrained.end_time),
@@ -216,7 +208,7 @@ def walk(folder: Path) -> dict[str, float]:
         "question_to_answer_s": _between(suspended, answered),
         "answer_to_canary_s": _between(answered, approved.end_time),
         "passed_to_live_s": _between(passed.end_time, live),
-        "live_to_scored_s": _between(live, scored.end_time),
+        "landed_to_scored_s": _between(last_landed, scored.end_time),
         "trigger_to_live_s": round(sum(_between(*part) for part in own) - fit_s, 1),
     }
 

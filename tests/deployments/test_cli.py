@@ -48,9 +48,9 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
 def test_help_examples_use_existing_options(path):
     shown = help_of(*path)
-    group = path in ((), ("run",), ("audit",))
+    group = path in ((), ("run",), ("audit",), ("alerts",))
     assert group or "Examples:" in shown
-    for words, options in re.findall(r"\$ perennial ((?:run |audit )?[a-z]+)(.*)", shown):
+    for words, options in re.findall(r"\$ perennial ((?:run |audit |alerts )?[a-z]+)(.*)", shown):
         known = shown if words.split() == list(path) else help_of(*words.split())
         assert not [option for option in re.findall(r"--[a-z-]+", options) if option not in known]
 
@@ -164,6 +164,31 @@ def test_defect_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("deployments.cli.checking.check_files", broken)
     with pytest.raises(ZeroDivisionError):
         main(["check"])
+
+
+def test_replay_prints_its_table_and_page(tmp_path, capsys, prefect_server, workspace):
+    model = write_model(tmp_path)
+    for command in (["replay"], ["run", "replay"]):
+        assert main([*command, "--model", model, "--end", "2024-01-25"]) == 0
+        shown = capsys.readouterr().out
+        title, headings, _, row, *_, page = shown.splitlines()
+        assert title.startswith("Replay, 21 January")
+        assert headings.split() == [
+            "model",
+            "metric",
+            "loop",
+            "never",
+            "every",
+            "retrains",
+            "promoted",
+            "refused",
+            "time",
+        ]
+        assert row.split()[0] == "small"
+        assert page == f"page: {(workspace / 'replay' / 'index.html').as_uri()}"
+        assert (workspace / "replay" / "index.html").is_file()
+    assert main(["replay", "--model", model, "--end", "2024-01-25", "--json"]) == 0
+    assert len(printed(capsys)["windows"]) == 2
 
 
 def test_monitor_from_the_command_line_and_read_state_as_json(tmp_path, capsys, prefect_server):

@@ -12,6 +12,7 @@ from syrupy.extensions.json import JSONSnapshotExtension
 from deployments.apply.definitions import INDEX, Definitions, read_definitions
 from deployments.apply.plan import Definition, plan, summary
 from deployments.cli import main
+from deployments.config.blocks.alerts import SHARED_BLOCK
 from deployments.config.blocks.schedule import Schedule
 from deployments.config.model import DEPLOYMENTS, available_models, load_model_config
 from tasks.policy.records.errors import DeploymentError, ModelConfigError
@@ -161,14 +162,14 @@ def test_invalid_entrypoint_is_named(tmp_path):
 
     path = index_with(tmp_path, "flows.score.score", "flows.score.nothing")
     with pytest.raises(DeploymentError, match=r"deployment score is flows\.score\.nothing"):
-        wanted_definitions(read_definitions(models(), path), alerts=False)
+        wanted_definitions(read_definitions(models(), path).routed({}))
 
 
 def test_definitions_match_the_snapshot(snapshot):
     """A change of a deployment, form or automation is a reviewed diff; write it with `pytest --snapshot-update`."""
     from deployments.apply.prefect_definitions import wanted_definitions
 
-    definitions = wanted_definitions(read_definitions(), alerts=True)
+    definitions = wanted_definitions(read_definitions().routed({SHARED_BLOCK: "the server's id"}))
     now = {f"{each.kind} {each.name}": dict(each.fields) for each in definitions}
     assert now == snapshot(extension_class=JSONSnapshotExtension)
 

@@ -1,11 +1,9 @@
 """Deployments on a real server match the files, and automations act as described."""
 
-import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from socket import gethostname
 from time import monotonic, sleep
 from typing import Any
@@ -15,10 +13,13 @@ import pytest
 
 from deployments.apply.definitions import INDEX, read_definitions
 from deployments.apply.pools import read_pool
+from deployments.config.blocks.alerts import SHARED_BLOCK, Alerts
+from deployments.config.model import ModelConfig
 from tasks.policy.records.errors import DeploymentError
 from tasks.policy.records.events import about
 from tests.support.deployed_models import churn, index_with, models
 from tests.support.deployed_runs import deployed_runs
+from tests.support.inbox import inbox
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 1 limit, 2 variables, 10 deployments, 5 schedules, 7 triggers, 3 automations"
+        "nothing to change: 1 work pool, 1 limit, 2 variables, 10 deployments, 5 schedules, 8 triggers, 3 automations"
         in capsys.readouterr().out
     )
 
@@ -291,66 +292,101 @@ def test_subflow_events_are_left_to_the_caller(deployed, client):
     assert not [run for run in runs_of(client, "recorded") if run.deployment_id]
 
 
-class Mailbox(BaseHTTPRequestHandler):
-    received: list[dict[str, str]]
-
-    def do_POST(self) -> None:
-        self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
+def secret(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
 
 
-@pytest.fixture
-def mailbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    received: list[dict[str, str]] = []
-    with HTTPServer(("127.0.0.1", 0), type("Mailbox", (Mailbox,), {"received": received})) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/", received
-        server.shutdown()
+def remove_blocks(client: Any) -> None:
+    from deployments.alerts.delivery import server_blocks
+
+    for identity in set(server_blocks(client).values()):
+        client.delete_block_document(UUID(identity))
 
 
-def test_alerts_contain_the_decisions_reasons(deployed, client, mailbox, tmp_path):
+def test_alerts_contain_the_decisions_reasons(deployed, client, tmp_path):
     from deployments.apply.deploy import apply
-    from deployments.apply.server_state import PrefectState
 
-    address, received = mailbox
-    file = tmp_path / "alerts"
-    file.write_text(address)
-    with pytest.raises(DeploymentError, match="others may read it"):
-        apply(alerts_file=file)
-    file.chmod(0o600)
-    try:
-        assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 10
-        assert apply(alerts_file=file) == ()
-        emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
-        assert await_until(lambda: received)
-        subject, body = "broken: a window was quarantined", "12 % of carrier is null\nlimit 5 %"
-        assert received == [{"subject": subject, "body": body, "text": f"{subject}\n{body}"}]
-    finally:
-        with PrefectState() as state:
-            client.delete_block_document(UUID(state.alerts()))
-    assert [change.verb for change in apply()] == ["removed"] * 10
+    with inbox() as (address, received):
+        file = secret(tmp_path / "alerts", f"http://{address}/")
+        file.chmod(0o644)
+        with pytest.raises(DeploymentError, match="others may read it"):
+            apply(alerts_file=file)
+        file.chmod(0o600)
+        try:
+            assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 11
+            assert apply(alerts_file=file) == ()
+            emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
+            assert await_until(lambda: received)
+            subject, body = "broken: a window was quarantined", "12 % of carrier is null\nlimit 5 %"
+            assert received == [{"subject": subject, "body": body, "text": f"{subject}\n{body}"}]
+        finally:
+            remove_blocks(client)
+    assert [change.verb for change in apply()] == ["removed"] * 11
+
+
+def test_each_models_alerts_reach_its_own_people(deployed, client, tmp_path, capsys):
+    """Three inboxes: of churn's people, of spam's, and the shared one. A failed run also reaches the shared one."""
+    from prefect import flow
+    from prefect.states import Failed, Running
+
+    from deployments.apply.deploy import apply
+    from deployments.cli import main
+
+    def own(name: str, block: str) -> ModelConfig:
+        return churn(name=name, alerts=Alerts(critical=(f"custom-webhook/{block}",), warning=()))
+
+    definitions = read_definitions(models(own("churn", "churn-people"), own("spam", "spam-people")))
+    with inbox() as (of_churn, churn_got), inbox() as (of_spam, spam_got), inbox() as (shared, shared_got):
+        try:
+            apply(definitions=definitions, alerts_file=secret(tmp_path / "shared", f"http://{shared}/"))
+            lacking = "churn.yaml: alerts.critical names custom-webhook/churn-people, which does not exist"
+            create = "create it: perennial alerts add custom-webhook/churn-people --from FILE"
+            shown = capsys.readouterr().out
+            assert lacking in shown and create in shown
+            for block, address in (("churn-people", of_churn), ("spam-people", of_spam)):
+                file = secret(tmp_path / block, f"http://{address}/")
+                assert main(["alerts", "add", f"custom-webhook/{block}", "--from", str(file)]) == 0
+            apply(definitions=definitions)
+            assert "does not exist" not in capsys.readouterr().out
+            assert apply(definitions=definitions) == ()
+
+            emit("champion.degraded", "churn", decision_id="0123456789abcdef", champion="7", reasons=["it is worse"])
+            emit("champion.degraded", "air_time", decision_id="0123456789abcdef", champion="3", reasons=["worse too"])
+            emit("window.quarantined", "churn", reasons=["nobody wants to know"])
+            failed = client.create_flow_run(
+                flow(lambda model: model, name="monitor"), name="monitor spam until 2024-01-01", parameters={"model": "spam"},
+                tags=["perennial", "monitor"],
+            )  # fmt: skip
+            client.set_flow_run_state(failed.id, Running(), force=True)
+            client.set_flow_run_state(failed.id, Failed(message="the lake is gone"), force=True)
+            assert await_until(lambda: churn_got and spam_got and len(shared_got) >= 2)
+            sleep(2)  # time for a message to the wrong people
+            assert [each["subject"] for each in churn_got] == ["churn: the new champion is worse than the previous one"]
+            assert [each["subject"] for each in spam_got] == ["monitor spam until 2024-01-01: Failed"]
+            assert {each["subject"] for each in shared_got} == {
+                "air_time: the new champion is worse than the previous one",
+                "monitor spam until 2024-01-01: Failed",
+            }
+        finally:
+            remove_blocks(client)
+            apply()
 
 
 def test_ambiguous_alert_block_is_refused(deployed, client, tmp_path):
     from prefect.blocks.notifications import SlackWebhook
 
-    from deployments.apply.definitions import ALERTS
     from deployments.apply.deploy import apply
 
-    file = tmp_path / "alerts"
-    file.write_text("https://chat.example/hook")
-    file.chmod(0o600)
-    block = SlackWebhook(url="https://hooks.slack.com/services/a/b/c").save(ALERTS)
+    file = secret(tmp_path / "alerts", "https://chat.example/hook")
+    block = SlackWebhook(url="https://hooks.slack.com/services/a/b/c").save(SHARED_BLOCK)
     refusal = r"has a block named perennial-alerts of type slack-webhook, expected custom-webhook, or none yet"
     try:
         for dry_run in (True, False):
             with pytest.raises(DeploymentError, match=refusal):
                 apply(dry_run=dry_run, alerts_file=file)
-        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 10, "the existing block is used"
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 11, "the existing block is used"
     finally:
         client.delete_block_document(block)
 
@@ -373,7 +409,7 @@ def test_server_state_is_read_across_pages(deployed, client, monkeypatch):
             everything = state.found_definitions(("perennial",))
             monkeypatch.setattr("deployments.apply.server_state.PAGE", 2)  # so that nothing fits into one response
             assert {each.key for each in state.found_definitions(("perennial",))} == {each.key for each in everything}
-            assert state.alerts() == str(blocks[1])
+            assert state.blocks()[SHARED_BLOCK] == str(blocks[1])
     finally:
         for number in range(201):
             client.delete_variable_by_name(f"a_strangers_{number}")

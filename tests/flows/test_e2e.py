@@ -18,4 +18,10 @@ def test_drifted_rows_lead_to_a_champion_by_an_approved_rollout(workspace):
     assert ended.returncode == 0, ended.stdout[-1000:] + ended.stderr[-3000:]
     hops = json.loads((workspace / "bench" / "e2e.json").read_text())
     assert hops["trigger_to_live_s"] > 0
-    assert set(hops) >= {"event_to_monitor_s", "monitor_to_retrain_s", "shadow_to_question_s", "passed_to_live_s"}
+    assert set(hops) >= {
+        "event_to_score_s",
+        "score_to_monitor_s",
+        "monitor_to_retrain_s",
+        "shadow_to_question_s",
+        "passed_to_live_s",
+    }

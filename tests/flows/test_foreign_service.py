@@ -1,5 +1,7 @@
 """Somebody else's service: its predictions are in one table, its late labels in another, and nothing is trained here."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -98,7 +100,7 @@ def test_retraining_pays_and_nothing_is_trained(service, tmp_path):
     assert list(registry.all_tags("small")) == ["1"]
 
 
-def test_a_new_version_in_the_log_is_noticed(service, tmp_path):
+def test_a_new_version_in_the_log_is_noticed(service, tmp_path, caplog):
     changed = service.between("2024-01-24", "2024-03-01")
     late = service.rows[service.rows["row"].isin(service.log["row_id"][changed])]
     service.log = pd.concat([service.log[~changed], service.predict(late, "2024-01-b", 1.9)], ignore_index=True)
@@ -114,6 +116,10 @@ def test_a_new_version_in_the_log_is_noticed(service, tmp_path):
     assert judgements[3].registry_changes == ()
     report = judgements[3].evidence.performance
     assert (report.model_version, report.rows) == ("2", 300)
+    serve(model, "2024-01-31")
+    assert re.search(
+        r"mae by version: 0\.\d+ with version 1 \(2024-01-a, 2 windows\), .* with version 2 \(2024-01-b", caplog.text
+    )
 
 
 def test_a_shadow_in_the_log_gets_a_verdict(service, tmp_path):
@@ -184,6 +190,17 @@ def test_probabilities_of_a_classifier(service, tmp_path):
     assert judgement.evidence.quality.verdict == "pass"
     assert judgement.evidence.performance.metric("log_loss").value < 0.4
     assert judgement.estimate.value < 0.4
+
+
+def test_the_recommended_policy_works_on_a_log(service, tmp_path):
+    """Probes are trained on the rows here, although the service's model is not known."""
+    condition = "trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3"
+    model = write_foreign_model(tmp_path, service, **{condition: "trigger: perennial"})
+    days = ("2024-01-23", "2024-01-25", "2024-01-27", "2024-01-29", "2024-01-31", "2024-02-02")
+    judgements = serve(model, *days)
+    assert any(judgement.evidence.probes for judgement in judgements)
+    assert "advise_only" in [judgement.decision.blocked_by for judgement in judgements]
+    assert not any(judgement.decision.retrain for judgement in judgements)
 
 
 def test_nothing_is_promoted_or_rolled_back(service, tmp_path):

@@ -17,21 +17,11 @@ from tasks.adapters import lake
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError
 from tests.support.small_model import rows, write_model
+from tests.support.ways_in import example
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-BLOCK = """\
-labels:
-  source:
-    kind: sql
-    url_env: LABELS_URL
-    query: SELECT * FROM outcomes WHERE known_at >= :start AND known_at < :end
-    options: {time_zone: UTC}
-  id: row_id
-  time: known_at
-  label: outcome
-window_days: 2
-"""
+BLOCK = f"{example('labels')}window_days: 2\n"
 
 
 def outcomes(table: pd.DataFrame, delay: timedelta = timedelta(hours=20)) -> pd.DataFrame:

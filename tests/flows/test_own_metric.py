@@ -1,5 +1,7 @@
 """A lender's model: judged by profit, a metric of the lender's own, and retrained by a trigger of the lender's own."""
 
+import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,82 +9,60 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deployments.cli import main
 from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
 from tasks.policy.records.base import utc
-from tasks.policy.records.errors import MetricError, ModelConfigError
-from tasks.policy.records.evidence import Judgement
+from tasks.policy.records.errors import MetricError, ModelConfigError, TriggerError
+from tasks.policy.records.evidence import History, Judgement, WindowEvidence
+from tests.support.ways_in import example
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-MODULE = '''
-from typing import ClassVar, Literal
+MODULE = f"""{example("triggers", "python")}
 
-import numpy as np
-
-from tasks.policy.triggers.base import Trigger
-
-
-def profit(labels, predictions, rows):
-    """A granted loan (risk below 0.4) earns 8 % if it is repaid, and loses 60 % if not."""
-    return np.where(predictions < 0.4, np.where(labels == 0, 0.08, -0.6) * rows["amount"], 0.0)
-
+{example("metrics", "python")}
 
 def wrong_shape(labels, predictions):
     return np.ones(3)
 
 
-class LosingMoney(Trigger):
-    """The latest closed window earned less a loan than it should."""
-
-    example: ClassVar[str] = "{trigger: losing_money, at_least_usd: 10}"
-    judges_performance = True
-    trigger: Literal["losing_money"]
-    at_least_usd: float
-
-    def metrics(self):
-        return ("profit",)
-
-    def describe(self):
-        return f"a loan earns less than {self.at_least_usd:g} $"
+class Broken(LosingMoney):
+    trigger: Literal["broken"]
 
     def judge(self, case):
-        report = case.evidence.performance
-        value = report.metric("profit") if report else None
-        if value is None or value.rows < case.min_labelled_rows:
-            return self.result(False, "no window with enough labels")
-        return self.result(value.value < self.at_least_usd, f"a loan earned {value.value:.2f} $")
-'''
-YAML = """\
+        return self.result(case.evidence.drift.drifted_share > 0.5, "drift")
+
+
+class Hasty(LosingMoney):
+    trigger: Literal["hasty"]
+
+    def judge(self, case):
+        return True
+"""
+YAML = f"""\
 name: loans-2024
 owner: lender@example.com
 purpose: Decides which loans are granted.
 risk: low
 task: binary
-source: {kind: parquet, path: rows.parquet}
+source: {{kind: parquet, path: rows.parquet}}
 columns:
   id: loan
   time: at
   label: defaulted
   label_delay_hours: 12 hours
-  features: {numeric: [income, debt]}
+  features: {{numeric: [income, debt]}}
   extra: [amount]
 window_days: 2
-period: {start: 2024-01-01T00:00:00Z, history_until: 2024-01-21T00:00:00Z, end: 2024-02-06T00:00:00Z}
-metrics:
-  profit: {function: "lender:profit", per: row, higher_is_better: true, columns: [amount]}
-  caught: {function: recall_at_precision, parameters: {precision: 0.6}}
-  f2: {function: "sklearn:fbeta_score", parameters: {beta: 2}}
-performance: {metric: profit}
-retraining:
-  when: {trigger: "lender:LosingMoney", at_least_usd: 3}
-  cooldown_days: 4 days
-training: {window_days: 4, min_rows: 300, parameters: {n_estimators: 30, max_depth: 3, learning_rate: 0.3}}
-validation: {holdout_days: 1.5, min_rows: 100}
-rollout: {mode: none}
+period: {{start: 2024-01-01T00:00:00Z, history_until: 2024-01-21T00:00:00Z, end: 2024-02-06T00:00:00Z}}
+{example("metrics")}{example("triggers")}budget: {{value_usd_per_metric_unit_per_day: 200, fixed_usd_per_retrain: 30}}
+training: {{window_days: 4, min_rows: 300, parameters: {{n_estimators: 30, max_depth: 3, learning_rate: 0.3}}}}
+validation: {{holdout_days: 1.5, min_rows: 100}}
+rollout: {{mode: none}}
 """
 START, CHANGE, ROWS_PER_DAY = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 25, tzinfo=UTC), 200
 
@@ -149,6 +129,51 @@ def test_profit_judges_retrains_and_validates(model):
     promote(model, until=utc("2024-01-31"))
     judged(model, 32)
     assert judged(model, 34).evidence.performance.metric("profit").value > 0
+
+
+def test_the_backtest_judges_the_own_trigger_beside_the_others_in_metric_and_money(model, capsys):
+    """Profit turns negative on day 24. The trigger waits for that; `every` pays for 7 retrains, `never` loses on."""
+    (words,) = [line.split()[2:] for line in example("triggers", "console").splitlines()]
+    place = words.index("--model") + 1
+    words = [*words[:place], model, *words[place + 1 :]]
+    assert main(["backtest", *words, "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    summary = json.loads(Path(outcome["summary"]).read_text())
+    assert set(summary["policies"]) == {"losing_money", "perennial", "never", "every", "timer_4"}
+    own, never = (summary["policies"][name]["0.05"] for name in ("losing_money", "never"))
+    first = load_model_config(model)
+    turned = len(first.history_windows()) + 2  # windows of two days: this one begins on the day of the change
+    assert own["serving"][:3] == never["serving"][:3] == [turned - 3] * 3, (
+        "it kept the first model while that earned money"
+    )
+    assert turned in own["serving"], "retrained after the first window that lost money"
+    assert own["regret"] < never["regret"]
+    assert 1 <= len(set(own["serving"])) - 1 <= 3
+    money = outcome["recommendation"]
+    assert "In USD over these 16 days, after 30.00 for each retrain, against never: " in money
+    gains = dict(re.findall(r"(\w+) ([+-][\d,]+)", money.split("against never: ")[1]))
+    assert set(gains) == {"losing_money", "perennial", "every", "timer_4"}
+    assert int(gains["losing_money"].replace(",", "")) > 0
+    assert main(["backtest", *words]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Use ") and Path(outcome["page"]).as_uri() in shown.splitlines()[-1]
+
+
+def test_a_trigger_that_raises_is_named(model, capsys):
+    text = Path(model).read_text(encoding="utf-8")
+    Path(model).write_text(text.replace("lender:LosingMoney", "lender:Broken"), encoding="utf-8")
+    assert main(["backtest", "--model", model, "--policies", "broken", "--until", "2024-01-26"]) == 1
+    assert (
+        "retraining: trigger lender:Broken: judge raised AttributeError: 'NoneType' object has no attribute 'drifted_share' in "
+        "2024-01-21..2024-01-23; expected a TriggerResult"
+    ) in capsys.readouterr().err
+    Path(model).write_text(text.replace("lender:LosingMoney", "lender:Hasty"), encoding="utf-8")
+    config = load_model_config(model)
+    case = config.retraining.case(WindowEvidence(config.windows()[0], 400), History(), utc("2024-01-23"))
+    with pytest.raises(
+        TriggerError, match=r"lender:Hasty: judge returned bool in .*; return self\.result\(holds, reason\)"
+    ):
+        config.retraining.when.decide(case)
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,19 @@ class PredictionSource(Settings):
             return tuple(self.probabilities.values())
         return (self.prediction or str(self.probabilities),)
 
+    @staticmethod
+    def why_not_promote(number: str) -> str:
+        """Return why no version is promoted here."""
+        return (
+            f"version {number} is not promoted: your own service answers (predictions), expected to be told by its log; let it "
+            "serve this version, and the log's next window shows that"
+        )
+
     def why_not(self, task: str, columns: Columns) -> str | None:
         """Return why the block does not fit the model; None if it does."""
         named = self.named_classes()
+        if self.source.settle_hours:
+            return "predictions.source.settle_hours is set, expected source.settle_hours: rows and log are read at once"
         if task == "regression" and self.probabilities is not None:
             return "predictions.probabilities does not fit task regression, expected predictions.prediction"
         if task == "multiclass" and self.probabilities is None:

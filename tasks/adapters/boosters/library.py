@@ -123,6 +123,6 @@ def missing(package: str, error: ImportError) -> str:
     if package not in EXTRAS:
         return f"{package} cannot be imported ({error}); install it or fix the path"
     return (
-        f"{package} cannot be imported ({error}); it comes with an extra: pip install 'perennial[{package}]', in a checkout "
-        f"uv pip install '.[{package}]' -c requirements.lock, on every machine that trains or scores this model"
+        f"{package} cannot be imported ({error}); it comes with an extra: pip install 'perennial[{package}]' on every machine "
+        f"that trains or scores this model, and in its image docker build --build-arg EXTRAS={package}"
     )

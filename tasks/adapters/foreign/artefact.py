@@ -131,7 +131,7 @@ def _fetched(address: str, place: Path) -> tuple[Path, dict[str, str]]:
     scheme = urlsplit(address).scheme
     if scheme in ("models", "runs", "mlflow-artifacts"):
         return _from_mlflow(address, place)
-    if scheme in ("s3", "gs", "https", "http"):
+    if scheme in ("s3", "gs"):
         return _from_store(address, place), {}
     path = Path(address.removeprefix("file://")).expanduser()
     if not path.exists():
@@ -164,14 +164,10 @@ def _from_mlflow(address: str, place: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _from_store(address: str, place: Path) -> Path:
-    """Download one object from a bucket or over HTTP."""
+    """Download one object from a bucket."""
     above, _, name = address.rpartition("/")
     try:
-        store = (
-            from_url(above, credential_provider=provider(above))
-            if above.startswith(("s3:", "gs:"))
-            else from_url(above)
-        )
+        store = from_url(above, credential_provider=provider(above))
         size = store.head(name)["size"]
         if size > MAX_BYTES:
             raise _too_large(address, size)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters.foreign import artefact as artefacts
 from tasks.adapters.foreign.artefact import FORMATS, Artefact
-from tasks.adapters.foreign.scorer import ForeignScorer, Inputs, build
+from tasks.adapters.foreign.scorer import ForeignScorer, GivenColumns, build
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_classes
 from tasks.adapters.models.estimators import Fitted
@@ -64,7 +64,7 @@ def _scorer(config: ModelConfig, found: Artefact, rows: pa.Table) -> ForeignScor
         raise ForeignModelError("there are no rows to check it on, expected some of this model; name other data")
     encoding = FeatureEncoder(config.columns.features).fit(rows).encoding_
     _check_columns(encoding, found.columns, "its signature")
-    inputs = Inputs(_types(rows, encoding), _ranges(rows, encoding), encoding.names)
+    inputs = GivenColumns(_types(rows, encoding), _ranges(rows, encoding), encoding.names)
     scorer = build((found.format, config.task, ()), found.files, encoding, inputs)
     _check_task(config, scorer)
     own = scorer.estimator.features

@@ -28,7 +28,7 @@ ORIGINAL = "original/"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class GivenColumns:
     """What the model reads: the Arrow type of each column, the range of each number, and whether it accepts nulls.
 
     `given` are the columns in the order in which the model takes them.
@@ -46,7 +46,7 @@ class ForeignScorer(Scorer):
 
     model_format: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    inputs: Inputs = Inputs({}, {}, ())
+    inputs: GivenColumns = GivenColumns({}, {}, ())
 
     def predict(self, rows: Rows) -> Floats:
         """Predict rows as `Scorer.predict` does. Raises FeatureError also for nulls in a model that accepts none."""
@@ -161,7 +161,7 @@ def _places(own: tuple[str, ...] | None, classes: tuple[str, ...]) -> list[int]:
 
 
 def build(
-    description: tuple[str, Task, tuple[str, ...]], files: Mapping[str, bytes], encoding: Encoding, inputs: Inputs
+    description: tuple[str, Task, tuple[str, ...]], files: Mapping[str, bytes], encoding: Encoding, inputs: GivenColumns
 ) -> ForeignScorer:
     """Load the model's files as a scorer; `description` is (format, task, classes). Raises ForeignModelError."""
     model_format, task, classes = description
@@ -205,7 +205,7 @@ def load(files: dict[str, bytes], expected_sha256: str) -> ForeignScorer:
         {name: tuple(values) for name, values in stored["categories"].items()},
     )
     ranges = {name: (low, high) for name, (low, high) in stored["ranges"].items()}
-    inputs = Inputs(stored["types"], ranges, tuple(stored["given"]), stored["accepts_nulls"])
+    inputs = GivenColumns(stored["types"], ranges, tuple(stored["given"]), stored["accepts_nulls"])
     own = {name.removeprefix(ORIGINAL): content for name, content in files.items() if name.startswith(ORIGINAL)}
     try:
         return build((stored["foreign"], stored["task"], tuple(stored["classes"])), own, encoding, inputs)

@@ -68,25 +68,28 @@ def register_first(config: ModelConfig, frozen: FrozenHistory, name: str, decisi
         "task": config.task,
         "classes": json.dumps(frozen.classes),
         "status": "registered",
-        USAGE: to_json(Usage(rows=0, wall_s=0.0)),  # it cost nothing here
-        OBSERVED: name,
     }
-    return _create(config, run_id, tags)
+    return _create(config, run_id, tags | _named(name))
 
 
-def register_next(config: ModelConfig, first: ModelVersion, name: str, decision_id: str) -> ModelVersion:
-    """Register another version of the service, with the reference of the first; return an existing one."""
+def register_next(config: ModelConfig, before: ModelVersion, name: str, decision_id: str) -> ModelVersion:
+    """Register another version of the service, with the reference of the one before; return an existing one."""
     known = registry.find(config.name, decision_id)
     if known is not None:
         return known
-    fixed = {key: value for key, value in first.tags if key in _SHARED}
-    own = {"decision_id": decision_id, "status": "registered", OBSERVED: name}
-    return _create(config, first.run_id, fixed | own)
+    fixed = {key: value for key, value in before.tags if key in _SHARED}
+    own = {"decision_id": decision_id, "status": "registered"}
+    return _create(config, before.run_id, fixed | own | _named(name))
 
 
 _SHARED = frozenset(
-    ("sha256", "trained_from", "trained_until", "training_rows", "content_hash", "config_fingerprint", "task", "classes", USAGE)
+    ("sha256", "trained_from", "trained_until", "training_rows", "content_hash", "config_fingerprint", "task", "classes")
 )  # fmt: skip
+
+
+def _named(name: str) -> dict[str, str]:
+    """Return the tags that say whose version it is; it cost nothing here."""
+    return {OBSERVED: name, USAGE: to_json(Usage(rows=0, wall_s=0.0))}
 
 
 def _create(config: ModelConfig, run_id: str, tags: dict[str, str]) -> ModelVersion:

@@ -152,9 +152,9 @@ def publish_outcome(model: str, version: str, outcome: Outcome) -> None:
     )
 
 
-def publish_comparison(model: str, verdict: str) -> None:
-    """Publish how a version of somebody else's service compares with its champion."""
-    create_markdown_artifact(f"# {model}\n\n{plain(verdict)}", key=key("comparison", model), description=plain(verdict))
+def publish_comparison(model: str, text: str, kind: str = "comparison") -> None:
+    """Publish how versions of somebody else's service compare."""
+    create_markdown_artifact(f"# {model}\n\n{plain(text)}", key=key(kind, model), description=plain(text))
 
 
 def _differences(differences: tuple[MetricDifference, ...]) -> str:

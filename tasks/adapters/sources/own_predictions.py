@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ UNNAMED = "observed"
 """Version of predictions in a log that names none."""
 NOT_A_NUMBER = "the prediction is not a number"
 ROLES: tuple[Role, ...] = ("champion", "challenger", "shadow")
+DECIMALS, NOTHING = 9, -1e300
+"""Decimals to which repeated answers must agree, as logs write them with few, and what stands for a missing one."""
 SUM_TOLERANCE = 0.01
 """How far the probabilities of a row may sum from 1; services round them."""
 
@@ -252,16 +255,20 @@ def _one_each(found: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     A used answer is one per row, whichever version gave it.
     """
     trial = np.where(found["role"] == "champion", "", found["version"])
-    found = found.assign(trial=trial, said=[_said(answer) for answer in found["prediction"]])
+    found = found.assign(trial=trial, said=_said(found["prediction"]))
     answer = ["place", "role", "trial"]
     different = found.groupby(answer)["said"].transform("nunique") > 1
     found["error"] = found["error"].mask(different, DUPLICATE)
     return found.drop_duplicates(answer), len(found) - len(found.drop_duplicates([*answer, "said"]))
 
 
-def _said(answer: object) -> str:
-    """Return a text that is equal for equal answers, NaN included."""
-    return np.array2string(np.asarray(answer, float), precision=9, threshold=10_000)
+def _said(answers: "pd.Series[Any]") -> NDArray[np.int64]:
+    """Return a code (n,) that is equal for equal answers, missing ones included."""
+    if answers.empty:
+        return np.empty(0, np.int64)
+    values = np.nan_to_num(np.round(np.stack(list(answers)).astype(float), DECIMALS), nan=NOTHING)
+    codes: NDArray[np.int64] = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
+    return codes
 
 
 def _as_table(found: pd.DataFrame, ids: pa.ChunkedArray, listed: bool) -> pa.Table:

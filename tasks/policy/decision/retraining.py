@@ -47,6 +47,11 @@ class RetrainingPolicy(Settings):
         """Every metric that a condition names."""
         return self.when.metrics()
 
+    @property
+    def has_own_trigger(self) -> bool:
+        """Whether the condition names a class of the user's own."""
+        return any(leaf.is_own for leaf in self.when.leaves())
+
     def case(
         self,
         evidence: WindowEvidence,
@@ -74,7 +79,7 @@ def decide_retraining(model: str, policy: RetrainingPolicy, case: Case, diagnosi
     """
     evidence, earlier = case.evidence, tuple(moment for moment in case.history.retrained_at if moment < case.as_of)
     case = replace(case, history=replace(case.history, retrained_at=earlier))
-    result = policy.when.judge(case)
+    result = policy.when.decide(case)
     block = _data_fault(case, diagnosis)
     would_change = result.would_change
     if result.holds and block is None:

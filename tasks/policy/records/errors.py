@@ -28,6 +28,10 @@ class MetricError(PerennialError, ValueError):
     """A metric of the user's own cannot be computed."""
 
 
+class TriggerError(PerennialError, RuntimeError):
+    """A trigger of the user's own raised, or returned something else than a result."""
+
+
 class SuiteError(PerennialError, ValueError):
     """A suite cannot be read, or contains an expectation that Great Expectations does not know."""
 

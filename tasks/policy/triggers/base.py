@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 
 from tasks.policy.economics.costs import Budget
 from tasks.policy.records.base import Settings
+from tasks.policy.records.errors import PerennialError, TriggerError
 from tasks.policy.records.evidence import History, WindowEvidence
 
 
@@ -61,6 +62,32 @@ class Trigger(Settings):
     @abstractmethod
     def judge(self, case: Case) -> TriggerResult:
         """Decide whether the trigger holds for the case, with reasons and what would change the result."""
+
+    def decide(self, case: Case) -> TriggerResult:
+        """Judge a case. Raises TriggerError, which names the class, if one of the user's own raises or returns something else."""
+        if not self.is_own:
+            return self.judge(case)
+        name, window = f"{type(self).__module__}:{type(self).__name__}", case.evidence.window.name
+        try:
+            result = self.judge(case)
+        except PerennialError:
+            raise
+        except Exception as error:
+            raise TriggerError(
+                f"retraining: trigger {name}: judge raised {type(error).__name__}: {error} in {window}; expected a "
+                "TriggerResult, also where a report or a metric of the case is None"
+            ) from error
+        if not isinstance(result, TriggerResult):
+            raise TriggerError(
+                f"retraining: trigger {name}: judge returned {type(result).__name__} in {window}, expected a TriggerResult; "
+                "return self.result(holds, reason)"
+            )
+        return result
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the class is the user's own."""
+        return not type(self).__module__.startswith("tasks.policy.")
 
     @abstractmethod
     def describe(self) -> str:

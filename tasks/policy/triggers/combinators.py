@@ -47,7 +47,7 @@ class Group(Trigger):
 
     def judge(self, case: Case) -> TriggerResult:
         """Judge every condition; reasons of those that hold come first."""
-        found = [condition.judge(case) for condition in self.conditions]
+        found = [condition.decide(case) for condition in self.conditions]
         held = sum(result.holds for result in found)
         ordered = sorted(found, key=lambda result: not result.holds)
         reasons = [reason for result in ordered for reason in result.reasons]

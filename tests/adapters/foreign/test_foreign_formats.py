@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import obstore
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -22,9 +23,11 @@ from sklearn.svm import LinearSVC
 from tasks.adapters import foreign
 from tasks.adapters.foreign import artefact
 from tasks.adapters.models import files as model_files
+from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.workspace import workspace as current_workspace
 from tasks.policy.records.errors import FeatureError, ForeignModelError, ModelFileError
 from tests.support.foreign_models import FEATURES, config_of, expected, frame, pipeline, stored
+from tests.support.object_store import object_store
 from tests.support.trained_models import make_rows
 
 TASKS = ["binary", "multiclass", "regression"]
@@ -294,6 +297,19 @@ def test_folder_with_a_link_is_refused(tmp_path):
     (tmp_path / "model" / "MLmodel").symlink_to("/etc/passwd")
     with pytest.raises(ForeignModelError, match="holds the link MLmodel"):
         foreign.take_in(config_of(), str(tmp_path / "model"), make_rows())
+
+
+def test_model_in_a_bucket(tmp_path, monkeypatch):
+    rows, model = make_rows(), pipeline()
+    with object_store("s3", monkeypatch) as bucket:
+        content = Path(stored(tmp_path, model, "model.skops")).read_bytes()
+        obstore.put(store_at(bucket), "models/model.skops", content)
+        fitted = foreign.take_in(config_of(), f"{bucket}/models/model.skops", rows)
+        assert fitted.scorer.predict(rows) == pytest.approx(expected(model, "binary", rows))
+        with pytest.raises(
+            ForeignModelError, match=r"nothing.skops: cannot be read .*check the address and the credentials"
+        ):
+            foreign.take_in(config_of(), f"{bucket}/models/nothing.skops", rows)
 
 
 def test_password_of_an_address_is_not_shown(tmp_path):

@@ -197,6 +197,10 @@ def test_limits_from_both_sides(fault, count, met):
         ({"prediction": "p", "probabilities": "q"}, "both of prediction and probabilities"),
         ({"probabilities": {"0": "p"}}, "expected both classes, or columns.positive_label"),
         ({"prediction": "p", "id": ["a", "b"]}, "expected as many columns as columns.id has: id"),
+        (
+            {"prediction": "p", "source": {"kind": "parquet", "path": "a", "settle_hours": 1}},
+            r"expected source\.settle_hours",
+        ),
         ({"prediction": "p", "max_missing_share": 2}, "less than or equal to 1"),
     ],
 )

@@ -367,3 +367,21 @@ def test_decision_round_trips_as_json_with_reasons():
         assert decision.reasons
         assert all(reason.strip() for reason in decision.reasons)
         assert from_json(Decision, to_json(decision)) == decision
+
+
+def test_advice_starts_nothing():
+    """Where somebody else trains the model, a decision is told to people."""
+    rule = "{trigger: metric_breach, metric: accuracy, limit: 0.9}"
+    seen = evidence(0, performance=report(0, accuracy=0.8))
+    assert decide(policy(rule), seen).retrain
+    advised = decide(policy(rule, advise_only=True), seen)
+    assert (advised.retrain, advised.blocked_by, advised.go_back_to) == (False, "advise_only", None)
+    assert advised.reasons[0].startswith("retraining pays")
+    assert advised.triggers == ("metric_breach",)
+    fine = decide(policy(rule, advise_only=True), evidence(0, performance=report(0, accuracy=0.95)))
+    assert (fine.retrain, fine.blocked_by) == (False, None)
+
+
+def test_the_default_leaves_ids_unchanged():
+    assert "advise_only" not in policy(BREACH).model_dump_json()
+    assert "advise_only" in policy(BREACH, advise_only=True).model_dump_json()
