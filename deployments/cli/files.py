@@ -119,7 +119,7 @@ def _days(text: str) -> float:
     """Parse the length of a window, with the forms that a model's file accepts."""
     from pydantic import ValidationError  # only this option needs it
 
-    from deployments.config.model import WindowLength  # loads pydantic
+    from deployments.config.model import WindowLength  # loads pydantic, as above
 
     try:
         return WindowLength.model_validate({"window_days": text}).window_days

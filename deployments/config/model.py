@@ -21,7 +21,6 @@ from deployments.config.blocks.labels import LabelSource, with_label_time
 from deployments.config.blocks.metrics import CustomMetric, with_directions
 from deployments.config.blocks.monitoring import Drift, MetricName, Performance, Quality
 from deployments.config.blocks.predictions import PredictionSource, with_advice_only
-from deployments.config.blocks.registry import RegistryRules
 from deployments.config.blocks.schedule import Schedule
 from deployments.config.blocks.training import Training
 from deployments.config.blocks.triggers import with_own_triggers
@@ -38,6 +37,7 @@ from tasks.policy.monitoring.diagnosis import DiagnosisLimits
 from tasks.policy.records.base import MODEL_NAME, Settings, Window, WindowGrid, digest
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.rollout.stages import RolloutPolicy
+from tasks.policy.rollout.versions import RegistryRules
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Metric, metric_names
 

@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from tasks.policy.records.base import digest, from_json
+from tasks.policy.records.base import Settings, digest, from_json
 from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion
 from tasks.policy.rollout.state import ENDED, RolloutMove
 
@@ -29,6 +30,14 @@ STATE_TAGS = frozenset(
     )
 )  # fmt: skip
 """Tags that change over a version's lifetime; all other tags from its registration are permanent."""
+
+
+class RegistryRules(Settings):
+    """What happens when someone else moves the model's aliases in MLflow."""
+
+    outside_moves: Literal["refuse", "record"] = Field("refuse", examples=["record"])
+    """`refuse`: a moved champion is reported, and nothing is promoted or rolled back until the alias is set back. `record`:
+    the next `score` or `monitor` checks the version, takes it in if it is unknown, and records the move (see "Your champion")."""
 
 
 @lru_cache(maxsize=2048)
