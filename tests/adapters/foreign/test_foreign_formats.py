@@ -15,9 +15,10 @@ import pytest
 import xgboost
 from mlflow.models import infer_signature
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from tasks.adapters import foreign
@@ -152,19 +153,17 @@ def test_onnx_file_predicts_as_its_maker(zipped, tmp_path):
 def test_onnx_pipeline_of_named_columns(tmp_path):
     pytest.importorskip("onnxruntime", reason="uv pip install 'perennial[onnx]'")
     convert = pytest.importorskip("skl2onnx", reason="uv pip install skl2onnx")
-    types = convert.common.data_types
-    rows, model = make_rows(), pipeline()
-    given = [
-        ("x", types.FloatTensorType([None, 1])), ("noise", types.FloatTensorType([None, 1])),
-        ("colour", types.StringTensorType([None, 1])), ("flag", types.BooleanTensorType([None, 1])),
-    ]  # fmt: skip
-    try:
-        content = convert.convert_sklearn(model, initial_types=given, options={"zipmap": False})
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # the converter may not know booleans
-        pytest.skip(f"skl2onnx cannot convert this pipeline: {type(error).__name__}")
+    types, rows = convert.common.data_types, make_rows()
+    names = ["x", "noise", "colour"]
+    columns = make_column_transformer((StandardScaler(), ["x", "noise"]), (OneHotEncoder(), ["colour"]))
+    model = make_pipeline(columns, LogisticRegression()).fit(frame(rows)[names], frame(rows)["label"])
+    floats = [(name, types.FloatTensorType([None, 1])) for name in ("x", "noise")]
+    given = [*floats, ("colour", types.StringTensorType([None, 1]))]
+    content = convert.convert_sklearn(model, initial_types=given, options={"zipmap": False})
     (tmp_path / "model.onnx").write_bytes(content.SerializeToString())
     scorer = foreign.take_in(config_of(), str(tmp_path / "model.onnx"), rows).scorer
-    assert scorer.predict(rows) == pytest.approx(expected(model, "binary", rows), abs=1e-5)
+    assert scorer.inputs.given == ("x", "noise", "colour")
+    assert scorer.predict(rows) == pytest.approx(model.predict_proba(frame(rows)[names])[:, 1], abs=1e-5)
 
 
 def test_missing_extra_is_named(tmp_path, monkeypatch):
