@@ -37,8 +37,8 @@ from tasks.policy.monitoring.diagnosis import DiagnosisLimits
 from tasks.policy.records.base import MODEL_NAME, Settings, Window, WindowGrid, digest
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.rollout.stages import RolloutPolicy
-from tasks.policy.rollout.versions import RegistryRules
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
+from tasks.policy.rollout.versions import RegistryRules
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Metric, metric_names
 
 DEPLOYMENTS = Path(__file__).parent.parent
