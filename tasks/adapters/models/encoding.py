@@ -104,9 +104,9 @@ class RawEncoding(Encoding):
     transformer: Any = None
 
     @property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> EncodedInputs:
         """Nothing: the columns that the transformer makes are known to the fitted estimator alone."""
-        return Inputs((), ())
+        return EncodedInputs((), ())
 
     def encode(self, rows: Rows) -> Any:
         """Return the transformed data frame. Raises FeatureError on a missing column or another type."""
