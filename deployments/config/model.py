@@ -21,9 +21,8 @@ from deployments.config.blocks.labels import LabelSource, with_label_time
 from deployments.config.blocks.metrics import CustomMetric, with_directions
 from deployments.config.blocks.monitoring import Drift, MetricName, Performance, Quality
 from deployments.config.blocks.predictions import PredictionSource, with_advice_only
-from deployments.config.blocks.registry import RegistryRules
 from deployments.config.blocks.schedule import Schedule
-from deployments.config.blocks.training import Training
+from deployments.config.blocks.training import RegistryRules, Training
 from deployments.config.blocks.triggers import with_own_triggers
 from deployments.config.messages import explain_all
 from deployments.config.risk import with_risk_defaults

@@ -1,11 +1,11 @@
-"""Settings of training: the block `training` of a model's YAML file.
+"""Settings of training and of the registry: the blocks `training` and `registry` of a model's YAML file.
 
 One of four ways trains the model: an estimator, after a pipeline of the user's own if one is named; a function; a command;
 or a Prefect deployment.
 """
 
 import json
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -137,3 +137,11 @@ class Training(Settings):
             "registered_model": None,
         }
         return self.model_copy(update={**own, "parameters": {}})
+
+
+class RegistryRules(Settings):
+    """What happens when someone else moves the model's aliases in MLflow."""
+
+    outside_moves: Literal["refuse", "record"] = Field("refuse", examples=["record"])
+    """`refuse`: a moved champion is reported, and nothing is promoted or rolled back until the alias is set back. `record`:
+    the next `score` or `monitor` checks the version, takes it in if it is unknown, and records the move (see "Your champion")."""
