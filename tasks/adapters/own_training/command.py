@@ -81,13 +81,15 @@ def check(config: ModelConfig) -> None:
         )
 
 
-def environment(config: ModelConfig, own: Mapping[str, str], given: Path, place: Path) -> dict[str, str]:
-    """Return the command's environment: this process's without our settings and the source's address, unless listed."""
-    sources = [config.source, *([config.labels.source] if config.labels else [])]
-    addresses = {source.url_env for source in sources}
+def environment(config: ModelConfig, here: Mapping[str, str], given: Path, place: Path) -> dict[str, str]:
+    """Return the command's environment: this process's without our settings and the sources' addresses, unless listed."""
+    elsewhere = [own.source for own in (config.labels, config.predictions) if own is not None]
+    addresses = {source.url_env for source in (config.source, *elsewhere)}
     listed = config.training.environment
     shared = {
-        name: value for name, value in own.items() if name in listed or not (name.startswith(OURS) or name in addresses)
+        name: value
+        for name, value in here.items()
+        if name in listed or not (name.startswith(OURS) or name in addresses)
     }
     return shared | {INPUT: str(given), OUTPUT: str(place)}
 
