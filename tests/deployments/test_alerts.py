@@ -44,7 +44,7 @@ def test_without_alerts_one_block_gets_everything_whatever_the_number_of_models(
     recorded = churn()
     few, many = routed(), routed(*(recorded.model_copy(update={"name": f"model_{number}"}) for number in range(1000)))
     assert few == many
-    assert len(few) == 11
+    assert len(few) == 13
     assert {action["block_document_id"] for each in few.values() for action in each["actions"]} == {SHARED_BLOCK}
     assert matched(few["about a degraded champion"]) == "perennial.model.*"
     assert not routed(blocks={})
@@ -66,7 +66,7 @@ def test_models_that_share_a_block_share_its_automations():
     one = churn(alerts=Alerts(critical=(PAGER,)))
     own = [one.model_copy(update={"name": f"model_{number}"}) for number in range(1000)]
     found = routed(*own)
-    assert len(found) == 11 + 2, "a degraded champion and a failed run, once for all"
+    assert len(found) == 13 + 2, "a degraded champion and a failed run, once for all"
     assert len(matched(found[f"about a degraded champion ({PAGER})"])) == 1000
 
 

@@ -86,7 +86,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 1 limit, 2 variables, 10 deployments, 5 schedules, 8 triggers, 3 automations"
+        "nothing to change: 1 work pool, 1 limit, 2 variables, 11 deployments, 5 schedules, 8 triggers, 3 automations"
         in capsys.readouterr().out
     )
 
@@ -315,7 +315,7 @@ def test_alerts_contain_the_decisions_reasons(deployed, client, tmp_path):
             apply(alerts_file=file)
         file.chmod(0o600)
         try:
-            assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 11
+            assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 13
             assert apply(alerts_file=file) == ()
             emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
             assert await_until(lambda: received)
@@ -323,7 +323,7 @@ def test_alerts_contain_the_decisions_reasons(deployed, client, tmp_path):
             assert received == [{"subject": subject, "body": body, "text": f"{subject}\n{body}"}]
         finally:
             remove_blocks(client)
-    assert [change.verb for change in apply()] == ["removed"] * 11
+    assert [change.verb for change in apply()] == ["removed"] * 13
 
 
 def test_each_models_alerts_reach_its_own_people(deployed, client, tmp_path, capsys):
@@ -386,7 +386,7 @@ def test_ambiguous_alert_block_is_refused(deployed, client, tmp_path):
         for dry_run in (True, False):
             with pytest.raises(DeploymentError, match=refusal):
                 apply(dry_run=dry_run, alerts_file=file)
-        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 11, "the existing block is used"
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 13, "the existing block is used"
     finally:
         client.delete_block_document(block)
 

@@ -53,7 +53,7 @@ def test_the_train_stage_takes_each_library(snapshot, later):
     losses = {}
     for package in LIBRARIES:
         config, version = flights(package), train(package, snapshot, package)
-        scorer = version_files.load_scorer(version, config.training.estimator, fresh=True)
+        scorer = version_files.load_scorer(version, config.training.imported, fresh=True)
         y_true, y_pred = scorer.predict_labelled(later, later[config.columns.label])
         losses[package] = metrics.compute(config.primary_metric, y_true, y_pred)
         assert version_files.attribution(version) is not None, "its SHAP values are frozen"

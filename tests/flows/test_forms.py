@@ -91,7 +91,7 @@ def test_form_offers_models_and_accepts_a_path(flow: str):
 @pytest.mark.parametrize("flow", list(FLOWS))
 def test_unsafe_parameters_are_required(flow: str):
     required = set(FLOWS[flow].required)
-    assert required <= {"model", "reason", "start", "end", "action"}
+    assert required <= {"model", "reason", "start", "end", "action", "source"}
 
 
 def test_backfill_form_defaults_to_dry_run():

@@ -272,11 +272,11 @@ def test_tags_cannot_trust_foreign_types(workspace, tmp_path):
 
 def test_types_of_the_estimators_package_are_loaded():
     content, needed = skops.io.dumps(FunctionTransformer(json.dumps)), ("json.dumps",)
-    assert model_files.trusted_packages("json.models:Model") == ("sklearn", "numpy", "scipy", "json")
-    loaded = model_files._skops(content, needed, model_files.trusted_packages("json.models:Model"))
+    assert model_files.trusted_packages(["json.models:Model"]) == ("sklearn", "numpy", "scipy", "json")
+    loaded = model_files._skops(content, needed, model_files.trusted_packages(["json.models:Model"]))
     assert loaded.func is json.dumps
     with pytest.raises(ModelFileError, match=r"holds json\.dumps, .* or, if it was trained with another estimator"):
-        model_files._skops(content, needed, model_files.trusted_packages("sklearn.linear_model:Ridge"))
+        model_files._skops(content, needed, model_files.trusted_packages(["sklearn.linear_model:Ridge"]))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.adapters import lake, ledger
-from tasks.adapters.sources.files import _file_system
+from tasks.adapters.sources.files import file_system
 from tasks.adapters.storage import aws_profile
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import utc
@@ -118,7 +118,7 @@ def test_profile_keys_open_ledger_lake_and_sources(profile: str, tmp_path: Path)
     assert ledger.append(MODEL, Fact("note", "first", AT)).sequence == 1
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(20))
     assert lake.read_rows(snapshot).num_rows == 20
-    files, path = _file_system(f"{profile}/ledger/{MODEL}/head.json", "here")
+    files, path = file_system(f"{profile}/ledger/{MODEL}/head.json", "here")
     assert files.get_file_info(path).is_file
 
 
@@ -127,7 +127,7 @@ def test_a_profile_without_usable_keys_is_named(profile: str, tmp_path: Path):
     for attempt in (
         lambda: ledger.append(MODEL, Fact("note", "first", AT)),
         lambda: lake.land_rows(CONFIG, WINDOW, rows(20)),
-        lambda: _file_system(f"{profile}/rows", "here"),
+        lambda: file_system(f"{profile}/rows", "here"),
     ):
         with pytest.raises(PerennialError, match="AWS profile 'work': its keys cannot be used"):
             attempt()
