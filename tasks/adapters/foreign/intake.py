@@ -15,7 +15,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.foreign import artefact as artefacts
 from tasks.adapters.foreign.artefact import FORMATS, Artefact
 from tasks.adapters.foreign.scorer import ForeignScorer, GivenColumns, build
-from tasks.adapters.models import eligibility
+from tasks.adapters.models import class_order, eligibility
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_classes
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.storage.redaction import without_secrets
@@ -73,10 +73,14 @@ def _scorer(config: ModelConfig, found: Artefact, rows: pa.Table) -> ForeignScor
         scorer,
         inputs=replace(inputs, given=own or found.columns or encoding.names),
         classes=_classes(config, rows, scorer.estimator.classes),
+        coded=class_order.coded_classes(config, rows.column(config.columns.label))
+        if config.task != "regression"
+        else (),
     )
     drawn = rows.slice(0, CHECKED_ROWS)
     complete = _complete(drawn, encoding.names)
     _check_predictions(scorer, complete if len(complete) else drawn)
+    _check_order(config, scorer, _complete(rows, encoding.names))
     return replace(scorer, inputs=replace(scorer.inputs, accepts_nulls=_accepts_nulls(scorer, drawn)))
 
 
@@ -102,7 +106,7 @@ def _classes(config: ModelConfig, rows: pa.Table, own: tuple[str, ...] | None) -
     classes = eligibility.classes_of(config, rows.column(config.columns.label))
     if not classes:
         return classes
-    if own is None or own == tuple(map(str, range(len(classes)))):
+    if own is None or class_order.are_codes(own, len(classes)):
         return classes
     columns = config.columns
     named = label_classes(
@@ -117,6 +121,15 @@ def _classes(config: ModelConfig, rows: pa.Table, own: tuple[str, ...] | None) -
             f"{', '.join(classes[:5])}"
         )
     return named
+
+
+def _check_order(config: ModelConfig, scorer: ForeignScorer, rows: pa.Table) -> None:
+    """Refuse a classifier that does not name its classes, and fits the labels only with them in another order."""
+    order = scorer.order_of_classes if scorer.classes else None
+    if order is None or (scorer.estimator.classes is not None and not order.are_codes):
+        return
+    if fault := class_order.order_fault(scorer, order, rows, config.columns.label):
+        raise ForeignModelError(fault)
 
 
 def _check_predictions(scorer: ForeignScorer, rows: pa.Table) -> None:

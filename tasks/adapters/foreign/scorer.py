@@ -6,7 +6,7 @@ version's SHA-256, like those of our own models.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
 from tasks.adapters.foreign import native
-from tasks.adapters.lake.label_spellings import class_indices
+from tasks.adapters.models.class_order import ClassOrder, class_order
 from tasks.adapters.models.encoding import Encoding, Matrix, Rows, as_table, typed
 from tasks.adapters.models.files import DESCRIPTION, Floats, Scorer, Task, check_unchanged, read, sha256
 from tasks.policy.records.base import newer_format
@@ -47,6 +47,8 @@ class ForeignScorer(Scorer):
     model_format: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     inputs: GivenColumns = GivenColumns({}, {}, ())
+    coded: tuple[str, ...] = ()
+    """The classes in the order of the model's codes."""
 
     def predict(self, rows: Rows) -> Floats:
         """Predict rows as `Scorer.predict` does. Raises FeatureError also for nulls in a model that accepts none."""
@@ -56,7 +58,16 @@ class ForeignScorer(Scorer):
             found = self.estimator.predict(self._frame(rows))
         except ForeignModelError as error:  # the estimator's failure, as of any estimator of ours
             raise RuntimeError(str(error)) from None
-        return ordered(found, len(rows), self.classes, self.task, self.estimator.classes)
+        return shaped(found, len(rows), self.task, self.order_of_classes.columns)
+
+    @property
+    def order_of_classes(self) -> ClassOrder:
+        """How the model's classes stand for those of the labels. Raises RuntimeError if it knows others."""
+        own = self.estimator.classes
+        found = class_order(own, self.classes, self.coded or self.classes)
+        if found is None:
+            raise RuntimeError(f"it knows the classes {', '.join(own or ())}, expected {', '.join(self.classes)}")
+        return found
 
     def predict_encoded(self, matrix: Matrix) -> Floats:
         """Predict rows that were encoded: their values are restored first, unknown categories as nulls."""
@@ -127,37 +138,23 @@ class ForeignScorer(Scorer):
             return column
 
 
-def ordered(found: Floats, count: int, classes: tuple[str, ...], task: Task, own: tuple[str, ...] | None) -> Floats:
-    """Bring predictions into the shape of the task, and probabilities into the order of `classes`.
+def shaped(found: Floats, count: int, task: Task, columns: Sequence[int]) -> Floats:
+    """Bring predictions into the shape of the task; `columns` are the model's column for each class.
 
-    `own` are the model's classes; if they are None or 0, 1, 2, …, they are codes in the order of `classes`.
     Raises RuntimeError if the shape does not fit the task.
     """
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
-    width = {"regression": 0, "binary": 2}.get(task, len(classes))
+    width = {"regression": 0, "binary": 2}.get(task, len(columns))
     if found.shape == (count,) and width in (0, 2):
-        flipped = width and _places(own, classes) == [1, 0]
-        return 1 - found if flipped else found
+        return 1 - found if width and list(columns) == [1, 0] else found
     if width == 0 or found.shape != (count, width):
         raise RuntimeError(
             f"it predicts {' × '.join(map(str, found.shape))} values for {count} rows, expected "
             f"{'one number a row' if width == 0 else f'{width} probabilities a row, one for each class'}"
         )
-    places = _places(own, classes)
-    found = found[:, np.argsort(places)]
+    found = found[:, list(columns)]
     return found[:, 1] if task == "binary" else found
-
-
-def _places(own: tuple[str, ...] | None, classes: tuple[str, ...]) -> list[int]:
-    """Return the place of each of the model's classes among `classes`. Raises RuntimeError if they differ."""
-    if own is None or own == tuple(map(str, range(len(classes)))):
-        return list(range(len(classes)))
-    places = class_indices(pa.chunked_array([pa.array(own, pa.string())]), classes).to_pylist()
-    found = [-1 if place is None else int(place) for place in places]
-    if sorted(found) != list(range(len(classes))):
-        raise RuntimeError(f"it knows the classes {', '.join(own)}, expected {', '.join(classes)}")
-    return found
 
 
 def build(
@@ -175,6 +172,7 @@ def save(scorer: ForeignScorer, folder: Path) -> None:
         "foreign": scorer.model_format,
         "task": scorer.task,
         "classes": scorer.classes,
+        "coded": scorer.coded,
         "features": scorer.encoding.features,
         "categories": scorer.encoding.categories,
         "types": scorer.inputs.types,
@@ -208,7 +206,8 @@ def load(files: dict[str, bytes], expected_sha256: str) -> ForeignScorer:
     inputs = GivenColumns(stored["types"], ranges, tuple(stored["given"]), stored["accepts_nulls"])
     own = {name.removeprefix(ORIGINAL): content for name, content in files.items() if name.startswith(ORIGINAL)}
     try:
-        return build((stored["foreign"], stored["task"], tuple(stored["classes"])), own, encoding, inputs)
+        found = build((stored["foreign"], stored["task"], tuple(stored["classes"])), own, encoding, inputs)
+        return replace(found, coded=tuple(stored.get("coded", ())))
     except ForeignModelError as error:
         raise ModelFileError(f"{error}; roll back or train again") from None
 

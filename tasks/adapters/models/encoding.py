@@ -225,8 +225,12 @@ def label_classes(
     """
     seen = label_spellings.seen_classes(category_texts(labels), named, binary)
     last = label_spellings.matching_class(positive, seen) if positive is not None else None
-    ordered = sorted(seen, key=float) if all(_is_whole_text(name) for name in seen) else list(seen)
-    return tuple(sorted(ordered, key=lambda name: name == last))  # sort is stable
+    return tuple(sorted(sorted_classes(seen), key=lambda name: name == last))  # sort is stable
+
+
+def sorted_classes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return classes in sorted order, whole numbers by value."""
+    return tuple(sorted(names, key=float) if all(_is_whole_text(name) for name in names) else sorted(names))
 
 
 def _is_whole_text(text: str) -> bool:

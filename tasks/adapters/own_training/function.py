@@ -1,5 +1,6 @@
 """Train by a function of the user's own, `training.function`, and take in the fitted model that it returns."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,7 @@ from sklearn.pipeline import Pipeline
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
-from tasks.adapters.lake import label_spellings
-from tasks.adapters.models import eligibility, files
+from tasks.adapters.models import class_order, eligibility, files
 from tasks.adapters.models.encoding import RawEncoding, category_texts, fitted_encoder, raw_encoding
 from tasks.adapters.models.estimators import Fitted, in_order
 from tasks.adapters.models.files import Scorer
@@ -25,13 +25,12 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     Raises EstimatorError for a model that cannot predict, does not know the label's classes, or cannot be stored.
     """
     rows = in_order(rows, config.columns.time, config.columns.key)
-    classes = eligibility.classes_of(config, rows.column(config.columns.label))
     raw = raw_encoding(config.columns.features, rows)
     frame = training_rows(config, rows).to_pandas(date_as_object=False)
     features = raw.frame(rows)
     frame[list(raw.names)] = features  # in the form in which the model will be given them
     model = imported(config, "function")(frame, config)
-    scorer = _scorer(config, model, raw, classes)
+    scorer = _with_classes(config, model, _scorer(config, model, raw), rows)
     try:
         files.scorer_types(scorer, files.trusted_packages(config.training.imported))
     except ModelFileError as error:
@@ -42,7 +41,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     return Fitted(scorer, parameters, {}, {}, rounds, fitted_rows=len(rows), held_back_rows=0, rows=len(rows))
 
 
-def _scorer(config: ModelConfig, model: Any, raw: RawEncoding, classes: tuple[str, ...]) -> Scorer:
+def _scorer(config: ModelConfig, model: Any, raw: RawEncoding) -> Scorer:
     """Wrap the model; a booster at the end of a pipeline is stored in a format of its own."""
     needed = "predict" if config.task == "regression" else "predict_proba"
     if not hasattr(model, needed):
@@ -50,7 +49,6 @@ def _scorer(config: ModelConfig, model: Any, raw: RawEncoding, classes: tuple[st
             f"{_place(config)}, which returned a {type(model).__name__} without {needed}, expected a fitted scikit-learn "
             f"{config.task} estimator or pipeline"
         )
-    order = () if config.task == "regression" else _order(config, model, classes)
     transformer, estimator = None, model
     if isinstance(model, Pipeline) and library_of(model[-1]):
         transformer, estimator = (model[:-1] if len(model) > 1 else None), model[-1]
@@ -63,26 +61,32 @@ def _scorer(config: ModelConfig, model: Any, raw: RawEncoding, classes: tuple[st
         estimator = library.load(library.dump(estimator, ()), config.task, threads())
     encoding = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
     pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
-    return Scorer(pipeline, encoding, config.task, classes, order)
+    return Scorer(pipeline, encoding, config.task, ())
 
 
-def _order(config: ModelConfig, model: Any, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the model's column for each class, empty if they agree. Codes from 0 stand for the classes in sorted order."""
+def _with_classes(config: ModelConfig, model: Any, scorer: Scorer, rows: pa.Table) -> Scorer:
+    """Give the scorer of a classifier the labels' classes, and its column for each."""
+    labels = rows.column(config.columns.label)
+    classes = eligibility.classes_of(config, labels)
+    if not classes:
+        return scorer
     own = np.asarray(getattr(model, "classes_", ()))
     if own.dtype.kind == "f" and (own == own.astype(int)).all():
         own = own.astype(int)
     texts = pa.chunked_array([pa.array(own.tolist())]) if len(own) else pa.chunked_array([pa.array([], pa.string())])
-    places = np.asarray(label_spellings.class_indices(category_texts(texts), classes)).tolist()
-    if sorted(places) != list(range(len(classes))) and own.tolist() == list(range(len(classes))):
-        places = [classes.index(name) for name in sorted(classes)]  # as LabelEncoder numbers them
-    if sorted(places) != list(range(len(classes))):
+    coded = class_order.coded_classes(config, labels)
+    order = class_order.class_order(category_texts(texts).to_pylist(), classes, coded)
+    if order is None:
         raise EstimatorError(
             f"{_place(config)}, which returned a {type(model).__name__} whose classes_ are "
             f"{', '.join(map(str, own)) or 'missing'}, expected those of the label: {', '.join(classes)}; fit it to "
             "rows[config.columns.label]"
         )
-    order = tuple(places.index(place) for place in range(len(classes)))
-    return () if order == tuple(range(len(classes))) else order
+    agrees = order.columns == tuple(range(len(classes)))
+    found = replace(scorer, classes=classes, order=() if agrees else order.columns)
+    if order.are_codes and (fault := class_order.order_fault(found, order, rows, config.columns.label)):
+        raise EstimatorError(f"{_place(config)}, which returned a {type(model).__name__}; {fault}")
+    return found
 
 
 def _place(config: ModelConfig) -> str:

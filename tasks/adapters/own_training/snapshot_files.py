@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.models import eligibility
+from tasks.adapters.models import class_order
 from tasks.policy.records.reports import Snapshot
 
 ROWS, DESCRIPTION = "rows.parquet", "training.json"
@@ -56,7 +56,7 @@ def write_files(config: ModelConfig, job: TrainingJob, folder: Path, output: Pat
         "id": columns.key,
         "time": columns.time,
         "label": columns.label,
-        "classes": eligibility.classes_of(config, job.rows.column(columns.label)),
+        "classes": class_order.coded_classes(config, job.rows.column(columns.label)),
         "features": columns.features.model_dump(),
         "parameters": config.training.parameters,
         "seed": config.training.seed,

@@ -109,6 +109,75 @@ def test_classes_are_reordered_to_those_of_the_file(tmp_path):
     assert scorer.predict(rows) == pytest.approx(model.predict_proba(frame(rows)[FEATURES])[:, 0])
 
 
+def with_labels(rows: pa.Table, labels: object) -> pa.Table:
+    return rows.set_column(rows.column_names.index("label"), "label", pa.array(labels))
+
+
+def numeric(**columns: object) -> dict[str, object]:
+    return {**NUMERIC, "columns": {**NUMERIC["columns"], **columns}}
+
+
+@pytest.mark.parametrize("name", ["model.skops", "model.joblib", "model.ubj"])
+def test_labels_that_are_codes_are_matched_by_name(name, tmp_path):
+    """With positive_label 0, the model's first column is the positive class."""
+    rows = make_rows()
+    features, labels = frame(rows)[["x", "noise"]], frame(rows)["label"]
+    if name == "model.ubj":
+        model = xgboost.XGBClassifier(n_estimators=10).fit(features, labels)
+        model.save_model(tmp_path / name)
+    else:
+        model = LogisticRegression().fit(features, labels)
+        stored(tmp_path, model, name)
+    config = config_of(trust=True, **numeric(positive_label="0"))
+    scorer = foreign.take_in(config, str(tmp_path / name), rows).scorer
+    assert scorer.classes == ("1", "0")
+    own = model.predict_proba(features)[:, 0]
+    assert scorer.predict(rows) == pytest.approx(own, abs=1e-6)
+    assert reloaded(scorer, tmp_path / "files").predict(rows) == pytest.approx(own, abs=1e-6)
+
+
+@pytest.mark.parametrize("coded", [("low", "middle", "high"), ("high", "low", "middle")])
+def test_codes_stand_for_the_listed_classes(coded, tmp_path):
+    """The file lists the classes in the order of the codes; sorted, they are high, low, middle."""
+    rows = make_rows("multiclass")
+    features, labels = frame(rows)[["x", "noise"]], frame(rows)["label"]
+    model = xgboost.XGBClassifier(n_estimators=10).fit(features, labels.map(list(coded).index))
+    model.save_model(tmp_path / "model.ubj")
+    config = config_of("multiclass", **numeric(classes=list(coded)))
+    scorer = foreign.take_in(config, str(tmp_path / "model.ubj"), rows).scorer
+    own = pd.DataFrame(model.predict_proba(features), columns=list(coded))
+    for found in (scorer, reloaded(scorer, tmp_path / "files")):
+        assert found.predict(rows) == pytest.approx(own[list(scorer.classes)].to_numpy(), abs=1e-6)
+
+
+def test_codes_in_another_order_than_the_file_are_refused(tmp_path):
+    rows = make_rows("multiclass")
+    codes = frame(rows)["label"].map({"low": 0, "middle": 1, "high": 2})
+    xgboost.XGBClassifier(n_estimators=10).fit(frame(rows)[["x", "noise"]], codes).save_model(tmp_path / "model.ubj")
+    with pytest.raises(
+        ForeignModelError,
+        match=r"read as high, low, middle it predicts worse than a constant on 1,000 labelled rows, and read as low, "
+        r"middle, high better than it; list them in columns.classes: \[low, middle, high\]",
+    ):
+        foreign.take_in(config_of("multiclass", **numeric()), str(tmp_path / "model.ubj"), rows)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_positive_label_does_not_change_the_codes(flip, tmp_path):
+    """Codes are those of LabelEncoder, bad and good; a model with good as 0 is refused."""
+    rows = with_labels(make_rows(), np.where(frame(make_rows())["label"] == 1, "bad", "good"))
+    features, bad = frame(rows)[["x", "noise"]], frame(rows)["label"] == "bad"
+    model = xgboost.XGBClassifier(n_estimators=10).fit(features, (bad if flip else ~bad).astype(int))
+    model.save_model(tmp_path / "model.ubj")
+    config = config_of(**numeric(positive_label="bad"))
+    if flip:
+        with pytest.raises(ForeignModelError, match=r"list them in columns.classes: \[good, bad\]"):
+            foreign.take_in(config, str(tmp_path / "model.ubj"), rows)
+        config = config_of(**numeric(positive_label="bad", classes=["good", "bad"]))
+    scorer = foreign.take_in(config, str(tmp_path / "model.ubj"), rows).scorer
+    assert scorer.predict(rows) == pytest.approx(model.predict_proba(features)[:, int(flip)], abs=1e-6)
+
+
 def test_lightgbm_file_predicts_as_its_maker(tmp_path):
     lightgbm = pytest.importorskip("lightgbm", reason="uv pip install 'perennial[lightgbm]'")
     rows = make_rows()

@@ -47,6 +47,11 @@ def boosted(rows, config):
     return encoded(XGBClassifier(n_estimators=20)).fit(rows, np.searchsorted(sorted(set(rows["label"])), rows["label"]))
 
 
+def coded(rows, config):
+    order = list(config.training.parameters["order"])
+    return encoded(XGBClassifier(n_estimators=20)).fit(rows, rows["label"].map(order.index))
+
+
 def reversed_classes(rows, config):
     model = encoded(LogisticRegression()).fit(rows, rows["label"])
     model[-1].classes_, model[-1].coef_, model[-1].intercept_ = model[-1].classes_[::-1], -model[-1].coef_, -model[-1].intercept_
@@ -136,6 +141,28 @@ def test_classes_in_another_order_are_put_in_ours():
     usual, turned = (trainer.fit(model(name), rows).scorer for name in ("forest", "reversed_classes"))
     assert (usual.order, turned.order) == ((), (1, 0))
     np.testing.assert_allclose(turned.predict(rows), usual.predict(rows), atol=1e-12)
+
+
+def coded(order: list[str], **columns: object) -> ModelConfig:
+    given = {"id": "id", "time": "time", "label": "label", **columns,
+             "features": {"numeric": ["x", "noise"], "categorical": ["colour"], "boolean": ["flag"]}}  # fmt: skip
+    training = {"function": "trainers:coded", "min_rows": 200, "parameters": {"order": order}}
+    return make_config("multiclass", training=training, columns=given)
+
+
+def test_codes_stand_for_the_listed_classes():
+    rows = make_rows("multiclass")
+    order = ["low", "middle", "high"]
+    listed = trainer.fit(coded(order, classes=order), rows).scorer
+    usual = trainer.fit(coded(sorted(order)), rows).scorer
+    for scorer in (listed, usual):
+        y_true, y_pred = scorer.predict_labelled(rows, rows["label"])
+        assert (y_pred.argmax(axis=1) == y_true).mean() > 0.85
+
+
+def test_codes_in_another_order_are_refused():
+    with pytest.raises(EstimatorError, match=r"another order.*list them in columns.classes: \[low, middle, high\]"):
+        trainer.fit(coded(["low", "middle", "high"]), make_rows("multiclass"))
 
 
 def test_missing_values_reach_the_model_as_nan():
