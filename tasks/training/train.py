@@ -14,9 +14,10 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
+from tasks.adapters.storage.redaction import without_secrets
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
-from tasks.policy.records.errors import TrainingRefused
+from tasks.policy.records.errors import ForeignModelError, TrainingRefused
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
@@ -108,10 +109,12 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
 def adopt_model(config: ModelConfig, source: str, training: Snapshot, decision_id: str) -> ModelVersion:
     """Register the model at this address as this decision's version, with the reference profile of these rows.
 
-    Raises ForeignModelError if it does not fit the model's file, and TrainingRefused if the rows cannot be a reference.
+    Raises ForeignModelError if it does not fit the model's file or is not the one that this decision registered, and
+    TrainingRefused if the rows cannot be a reference.
     """
     known = registry.find(config.name, decision_id)
     if known is not None:
+        _check_same(config, source, known)
         return known
     rows = lake.read_labelled(training)
     _check_rows(config, training, rows)
@@ -123,6 +126,23 @@ def adopt_model(config: ModelConfig, source: str, training: Snapshot, decision_i
         fitted.parameters["format"], len(rows), fitted.parameters["original_sha256"],
     )  # fmt: skip
     return registry.registration.register(config, adopted, decision_id)
+
+
+def _check_same(config: ModelConfig, source: str, known: ModelVersion) -> None:
+    """Raise ForeignModelError if the address holds another model now. One that cannot be read any more is not compared."""
+    registered = dict(known.tags).get("original_sha256")
+    address = without_secrets(source)
+    try:
+        found = foreign.artefact.fetch(source).lineage["original_sha256"]
+    except ForeignModelError as error:
+        get_run_logger().warning("adoption: version %s is not compared with its source: %s", known.version, error)
+        return
+    if registered is not None and found != registered:
+        raise ForeignModelError(
+            f"{config.name}: {address} holds a model of SHA-256 {found} now, but this decision took in one of SHA-256 "
+            f"{registered} as version {known.version}; restore that one to complete the decision, or adopt the present one by a "
+            "decision of its own: with another --until, or decision_id"
+        )
 
 
 def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":

@@ -1,5 +1,6 @@
 """An adopted scikit-learn pipeline, trained elsewhere on raw pandas columns, that Perennial retrains and rolls back to."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -172,6 +173,49 @@ def test_adoption_is_repeatable_and_only_the_first(model):
     with pytest.raises(AdoptionRefused, match="version 1 serves, and Perennial has promoted it"):
         adopted(model, "model.skops", decision_id="another-decision")
     assert registry.aliases("churn") == {"champion": "1"}
+
+
+def test_interrupted_adoption_is_completed_only_with_the_same_model(model, monkeypatch):
+    """Interrupted after it registered the version, it is repeated; the file was replaced meanwhile."""
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.adopt.validate_challenger", interrupted)
+        with pytest.raises(InterruptedError):
+            adopted(model)
+    first = Path(beside(model, "model.skops")).read_bytes()
+    skops.io.dump(pipeline(customers(10)), beside(model, "model.skops"))
+    old, new = hashlib.sha256(first).hexdigest(), file_hash(beside(model, "model.skops"))
+    with pytest.raises(
+        ForeignModelError, match=rf"holds a model of SHA-256 {new} now, .* {old} as version 1; .*decision_id"
+    ):
+        adopted(model)
+    assert registry.aliases("churn") == {}
+    Path(beside(model, "model.skops")).write_bytes(first)
+    assert adopted(model).champion == "1"
+
+
+def test_present_model_is_adopted_by_another_decision(model, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.adopt.validate_challenger", interrupted)
+        with pytest.raises(InterruptedError):
+            adopted(model)
+    skops.io.dump(pipeline(customers(10)), beside(model, "model.skops"))
+    assert adopted(model, decision_id="another-decision").champion == "2"
+    tags = dict(registry.version("churn", "champion").tags)
+    assert tags["original_sha256"] == file_hash(beside(model, "model.skops"))
+
+
+def test_completed_adoption_is_repeatable_without_its_file(model):
+    first = adopted(model)
+    Path(beside(model, "model.skops")).unlink()
+    assert adopted(model) == first
+
+
+def interrupted(*_: object) -> None:
+    raise InterruptedError
+
+
+def file_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def test_profile_is_frozen_from_the_named_rows(model):

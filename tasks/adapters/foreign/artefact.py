@@ -14,13 +14,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow.artifacts
+import obstore
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.store import ObjectStore
 
-from tasks.adapters.storage.aws_profile import provider
+from tasks.adapters.registry import relocation
+from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.errors import ForeignModelError
@@ -50,6 +52,8 @@ ACCEPTED = (
     "XGBoost (.ubj, .json), LightGBM (.txt), CatBoost (.cbm), ONNX, skops, joblib, pickle, or an MLflow model "
     "(models:/, runs:/)"
 )
+LOGGED_MODEL = "models:/m-"
+"""Address of a model by MLflow's id; a version that `log_model` registered has it as its source."""
 PICKLED = (".joblib", ".pkl", ".pickle", ".cloudpickle")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\x78\x9c", b"\x78\x01", b"\x78\xda", b"\xfd7zXZ")
 """How the compressed files begin that joblib writes."""
@@ -133,6 +137,10 @@ def _fetched(address: str, place: Path) -> tuple[Path, dict[str, str]]:
         return _from_mlflow(address, place)
     if scheme in ("s3", "gs"):
         return _from_store(address, place), {}
+    if "://" in address and scheme != "file":
+        raise _refusal(
+            address, f"is of the scheme {scheme}://, expected a file, models:/, runs:/, s3:// or gs://; download it"
+        )
     path = Path(address.removeprefix("file://")).expanduser()
     if not path.exists():
         raise _refusal(address, f"does not exist, expected {ACCEPTED}; check the path")
@@ -144,17 +152,21 @@ def _from_mlflow(address: str, place: Path) -> tuple[Path, dict[str, str]]:
     uri = workspace().mlflow
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     origin: dict[str, str] = {}
+    location = address
     try:
-        if address.startswith("models:/") and not address.startswith("models:/m-"):
+        if address.startswith("models:/") and not address.startswith(LOGGED_MODEL):
             name, _, number = address.removeprefix("models:/").partition("/")
             name, _, alias = name.partition("@")
             found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
             origin = {"original_version": f"{name} {found.version}", "original_run": found.run_id or ""}
-            address = found.source
+            location = found.source
         elif address.startswith("runs:/"):
-            origin = {"original_run": address.removeprefix("runs:/").partition("/")[0]}
+            run_id, _, path = address.removeprefix("runs:/").strip("/").partition("/")
+            origin, location = {"original_run": run_id}, _in_run(client, run_id, path)
+        if location.startswith(LOGGED_MODEL):  # MLflow would look the id up in its global store, whatever is passed
+            location = client.get_logged_model(location.removeprefix("models:/").strip("/")).artifact_location
         got = mlflow.artifacts.download_artifacts(
-            artifact_uri=address, dst_path=str(place), tracking_uri=uri, registry_uri=uri
+            artifact_uri=relocation.current_location(location), dst_path=str(place), tracking_uri=uri, registry_uri=uri
         )
     except (MlflowException, OSError) as error:
         raise _refusal(
@@ -163,21 +175,49 @@ def _from_mlflow(address: str, place: Path) -> tuple[Path, dict[str, str]]:
     return Path(got), {name: value for name, value in origin.items() if value}
 
 
+def _in_run(client: MlflowClient, run_id: str, path: str) -> str:
+    """Return the address of a run's model: of the one that `log_model` named so, else of the run's artifact of that path."""
+    run = client.get_run(run_id)
+    for output in run.outputs.model_outputs if run.outputs else ():
+        logged = client.get_logged_model(output.model_id)
+        if logged.name == path:
+            return str(logged.artifact_location)
+    return f"{relocation.current_location(run.info.artifact_uri)}/{path}".rstrip("/")
+
+
 def _from_store(address: str, place: Path) -> Path:
-    """Download one object from a bucket."""
-    above, _, name = address.rpartition("/")
+    """Download one object from a bucket, or all objects under the address if none has this name."""
+    above, _, name = address.rstrip("/").rpartition("/")
+    if above.endswith("/"):
+        raise _refusal(address, "names a bucket, expected a file or an MLflow model in it; name its folder")
     try:
-        store = from_url(above, credential_provider=provider(above))
-        size = store.head(name)["size"]
+        store = store_at(above)
+        found = _objects(store, name)
+        if not found:
+            raise _refusal(address, "does not exist, expected a file or an MLflow model; check the address")
+        size = sum(found.values())
         if size > MAX_BYTES:
             raise _too_large(address, size)
-        target = place / (PurePosixPath(name).name or "model")
-        target.write_bytes(bytes(store.get(name).bytes()))
+        for path in found:
+            target = place / path
+            if ".." in PurePosixPath(path).parts or not target.is_relative_to(place):
+                raise _refusal(address, f"holds the name {path}, expected names without '..'")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(bytes(store.get(path).bytes()))
     except (BaseError, OSError) as error:
         raise _refusal(
             address, f"cannot be read ({reason_of(error)[:200]}); check the address and the credentials"
         ) from None  # the store quotes the complete URL, which may contain a signature
-    return target
+    return place / name
+
+
+def _objects(store: ObjectStore, name: str) -> dict[str, int]:
+    """Return the size of the object of this name, or of each object under it, by its path in the store."""
+    try:
+        return {name: store.head(name)["size"]}
+    except FileNotFoundError:
+        listed = (found for batch in obstore.list(store, prefix=f"{name}/") for found in batch)
+        return {str(found["path"]): found["size"] for found in listed if str(found["path"]) != name}
 
 
 def _too_large(address: str, size: int) -> ForeignModelError:

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.workspace import workspace as current_workspace
 from tasks.policy.records.errors import FeatureError, ForeignModelError, ModelFileError
 from tests.support.foreign_models import FEATURES, config_of, expected, frame, pipeline, stored
-from tests.support.object_store import object_store
+from tests.support.object_store import object_store, on_each_store
 from tests.support.trained_models import make_rows
 
 TASKS = ["binary", "multiclass", "regression"]
@@ -275,6 +276,52 @@ def test_mlflow_xgboost_model_needs_no_trust(workspace):
     assert (fitted.parameters["original_version"], fitted.parameters["original_run"]) == ("theirs 1", run)
 
 
+def registered_by_mlflow(workspace: Path, model: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log and register a model as most people do, by `log_model`, in the workspace's MLflow."""
+    uri = current_workspace().mlflow
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("theirs", str(workspace / "artifacts" / "theirs")))
+    with mlflow.start_run():
+        mlflow.sklearn.log_model(
+            model, name="model", serialization_format="skops", registered_model_name="theirs", pip_requirements=[]
+        )
+    mlflow.MlflowClient().set_registered_model_alias("theirs", "champion", "1")
+    mlflow.set_tracking_uri(None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+
+
+def test_model_registered_by_log_model_is_found_in_the_workspace(workspace, tmp_path, monkeypatch):
+    """Its version names the model by MLflow's id, which MLflow itself would look up in its global store."""
+    rows, model = make_rows(), pipeline()
+    registered_by_mlflow(workspace, model, monkeypatch)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = mlflow.MlflowClient(current_workspace().mlflow).get_model_version("theirs", "1")
+    assert found.source.startswith("models:/m-")
+    for address in ("models:/theirs@champion", "models:/theirs/1", f"runs:/{found.run_id}/model", found.source):
+        fitted = foreign.take_in(config_of(), address, rows)
+        assert fitted.scorer.predict(rows) == pytest.approx(expected(model, "binary", rows))
+        assert fitted.parameters["adopted_from"] == address
+    assert not list(Path.cwd().iterdir())
+
+
+def test_model_registered_by_log_model_is_found_after_a_move(workspace, monkeypatch):
+    rows, model = make_rows(), pipeline()
+    registered_by_mlflow(workspace, model, monkeypatch)
+    moved = workspace.rename(workspace.with_name("moved"))
+    monkeypatch.setenv("PERENNIAL_HOME", str(moved))
+    fitted = foreign.take_in(config_of(), "models:/theirs@champion", rows)
+    assert fitted.scorer.predict(rows) == pytest.approx(expected(model, "binary", rows))
+
+
+def test_missing_files_of_a_registered_model_name_the_address_that_was_given(workspace, monkeypatch):
+    registered_by_mlflow(workspace, pipeline(), monkeypatch)
+    shutil.rmtree(workspace / "artifacts")
+    with pytest.raises(ForeignModelError, match=r"models:/theirs@champion: cannot be read from MLflow"):
+        foreign.take_in(config_of(), "models:/theirs@champion", make_rows())
+
+
 def test_mlflow_sklearn_model_needs_trust_and_gives_probabilities(workspace):
     rows, model = make_rows(), pipeline()
     logged(workspace, model, "sklearn", serialization_format="cloudpickle")
@@ -375,9 +422,40 @@ def test_model_in_a_bucket(tmp_path, monkeypatch):
         fitted = foreign.take_in(config_of(), f"{bucket}/models/model.skops", rows)
         assert fitted.scorer.predict(rows) == pytest.approx(expected(model, "binary", rows))
         with pytest.raises(
-            ForeignModelError, match=r"nothing.skops: cannot be read .*check the address and the credentials"
+            ForeignModelError,
+            match=r"nothing.skops: does not exist, expected a file or an MLflow model; check the address",
         ):
             foreign.take_in(config_of(), f"{bucket}/models/nothing.skops", rows)
+
+
+@on_each_store
+def test_mlflow_folder_in_a_bucket(scheme, tmp_path, monkeypatch):
+    rows, model = make_rows(), pipeline()
+    mlflow.sklearn.save_model(model, str(tmp_path / "model"), serialization_format="skops", pip_requirements=[])
+    with object_store(scheme, monkeypatch) as bucket:
+        for path in (tmp_path / "model").rglob("*"):
+            if path.is_file():
+                obstore.put(store_at(bucket), f"jobs/model/{path.relative_to(tmp_path / 'model')}", path.read_bytes())
+        obstore.put(store_at(bucket), "jobs/model-of-others/MLmodel", b"not read")
+        for address in (f"{bucket}/jobs/model", f"{bucket}/jobs/model/"):
+            fitted = foreign.take_in(config_of(), address, rows)
+            assert fitted.scorer.predict(rows) == pytest.approx(expected(model, "binary", rows))
+        assert fitted.parameters["original_format"] == "MLflow sklearn"
+        monkeypatch.setattr(artefact, "MAX_BYTES", 1000)
+        with pytest.raises(ForeignModelError, match=r"jobs/model: holds [\d,]+ bytes, expected at most 1,000"):
+            foreign.take_in(config_of(), f"{bucket}/jobs/model", rows)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("https://example.com/model.skops", r"is of the scheme https://, expected a file, models:/, .*; download it"),
+        ("s3://bucket", "names a bucket, expected a file or an MLflow model in it"),
+    ],
+)
+def test_address_that_cannot_be_read_says_what_can(address, message):
+    with pytest.raises(ForeignModelError, match=message):
+        foreign.take_in(config_of(), address, make_rows())
 
 
 def test_password_of_an_address_is_not_shown(tmp_path):
