@@ -18,7 +18,7 @@ from tasks.policy.records.errors import AdoptionRefused, LeaseHeld, PromotionRef
 from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote
-from tasks.policy.rollout.versions import MOVES, OutsideMove, why_not_trusted
+from tasks.policy.rollout.versions import MOVES, OutsideMove, why_not_serve, why_not_trusted
 
 PATIENCE_S = 20.0
 """Wait for another run's lease before a move from outside is left to the next run."""
@@ -88,24 +88,27 @@ def promote_adopted(config: ModelConfig, version: ModelVersion, validation: Vali
 
 
 @stage
-def follow_outside_move(config: ModelConfig, moved: OutsideMove, version: ModelVersion) -> Promotion | None:
+def follow_outside_move(
+    config: ModelConfig, moved: OutsideMove, version: ModelVersion, validation: ValidationReport | None
+) -> Promotion | None:
     """Let a version that someone else made champion in MLflow serve, once its files are checked and it predicts.
 
-    `version` is the one that they named, or its copy if the ledger did not know it. Returns None if another run holds the
-    model's lease; the next run follows then. Raises AdoptionRefused if it cannot serve; the alias is left alone.
+    `version` is the one that they named, or its copy with its `validation` if the ledger did not know it. Returns None if
+    another run holds the model's lease; the next run follows then. Raises AdoptionRefused if it cannot serve, or if the
+    ledger holds a verdict against it; the alias is left alone.
     """
-    if evaluation.alias_transaction.was_rolled_back(config.name, version.version):
-        raise AdoptionRefused(
-            f"{config.name}: alias champion is on version {version.version}, which was rolled back and does not serve again; "
-            f"set it back to version {moved.replaced} in MLflow"
-        )
+    if refusal := why_not_serve(ledger.entries(config.name), version.version):
+        raise AdoptionRefused(f"{config.name}: {refusal}")
+    if validation and validation.verdict != "pass":
+        get_run_logger().warning("registry: version %s: %s", version.version, validation.reasons[0])
     stored = registry.stored_version(config.name, moved.number)
     by = f" by {stored.user_id}" if stored.user_id else ""
     copied = "" if version.version == moved.number else f", taken in as version {version.version}"
     reason = f"alias champion was moved from version {moved.replaced} to {moved.number}{by} in MLflow{copied}"
     try:
         with storage.lease.hold(config.name, "outside move", patience_s=PATIENCE_S):
-            promotion = _serve(config, replace(version, decision_id=moved.decision_id), moved.replaced, (reason,))
+            reasons = (reason, *(validation.reasons if validation else ()))
+            promotion = _serve(config, replace(version, decision_id=moved.decision_id), moved.replaced, reasons)
     except LeaseHeld as held:
         get_run_logger().warning("registry: %s; the next run records the move: %s", reason, held)
         return None
