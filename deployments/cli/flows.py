@@ -291,7 +291,7 @@ def add_to(app: typer.Typer) -> None:
     )
     app.command(rich_help_panel=PANEL, epilog=shown)(backtest)
     shown = examples(
-        "perennial adopt churn --from models:/churn@champion --requested-by ada@example.com",
+        "perennial adopt churn --from models:/churn-2025@champion --requested-by ada@example.com",
         "perennial adopt churn --from model.skops --profile-from 2026-01-01..2026-05-01",
     )
     app.command(rich_help_panel=PANEL, epilog=shown)(adopt)

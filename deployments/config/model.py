@@ -235,6 +235,12 @@ class ModelConfig(Settings):
     def _check_approvers(self) -> Self:
         if self.risk == "high" and not self.access.approve:
             raise ValueError("risk is high and access.approve names no one, expected who may approve a promotion")
+        if self.needs_approval and self.registry.outside_moves == "record":
+            why = "risk is high" if self.risk == "high" else "promotion.mode is approval"
+            raise ValueError(
+                f"registry.outside_moves is record, but {why}: whoever moves the alias champion in MLflow would promote a "
+                "version without the approval; expected registry.outside_moves: refuse"
+            )
         return self
 
     @model_validator(mode="after")

@@ -17,14 +17,14 @@ import numpy as np
 from deployments.config.model import ModelConfig
 from infra.gateway.requests import Row, RowEncoder, jsonable, raw_table
 from infra.gateway.trees import Prediction, TreeEvaluator
-from tasks.adapters import registry
+from tasks.adapters import ledger, registry
 from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.traffic.split_store import read_split
-from tasks.policy.records.errors import FeatureError, ModelFileError, PerennialError, RequestRefused
+from tasks.policy.records.errors import FeatureError, ModelFileError, PerennialError, PromotionRefused, RequestRefused
 from tasks.policy.rollout.traffic import TrafficSplit
-from tasks.policy.rollout.versions import why_not_trusted
+from tasks.policy.rollout.versions import why_not_serve, why_not_trusted
 
 logger = logging.getLogger(__name__)
 FEW_ROWS = 8
@@ -140,6 +140,9 @@ class Follower:
             number = registry.aliases(name).get(registry.CHAMPION)
             if number is None:
                 registry.version(name, registry.CHAMPION)  # raises NoChampion with what to do
+            is_new = loaded is None or loaded.champion.number != number
+            if is_new and (barred := why_not_serve(ledger.entries(name), str(number))):
+                raise PromotionRefused(barred)
             champion = self._load(str(number))
         except FAILURES as error:
             self._set_fault(f"the champion cannot be read: {error}")

@@ -44,11 +44,6 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
     return training, holdout
 
 
-def history_rows(config: ModelConfig, as_of: datetime) -> Snapshot:
-    """Return all labelled rows from `period.start` to the holdout, with the labels known at `as_of`."""
-    return span_of(config, split_labelled_rows(config, as_of)[0], None, None)
-
-
 def span_of(config: ModelConfig, training: Snapshot, start: datetime | None, end: datetime | None) -> Snapshot:
     """Return the labelled rows between two times: by default from `period.start` to the holdout.
 

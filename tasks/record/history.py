@@ -41,6 +41,7 @@ from tasks.policy.rollout.versions import (
     on_trial,
     outside_move,
     registered,
+    why_not_serve,
     why_not_trusted,
 )
 
@@ -52,7 +53,8 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
 def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None:
     """Return the champion. Without one, return None, or raise NoChampion if `required`.
 
-    Raises ModelFileError for one that can run code where the model's file does not trust it.
+    Raises ModelFileError for one that can run code where the model's file does not trust it, and PromotionRefused for one
+    that someone made champion in MLflow against the ledger's verdict.
     """
     if registry.CHAMPION not in registry.aliases(config.name):
         if not required:
@@ -65,6 +67,8 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
     version = registry.version(config.name, registry.CHAMPION)
     if refusal := why_not_trusted(version, config.training.trust):
         raise ModelFileError(f"{config.name}: {refusal}")
+    if refusal := why_not_serve(ledger.entries(config.name), version.version):
+        raise PromotionRefused(f"{config.name}: {refusal}")
     return version
 
 

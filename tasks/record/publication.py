@@ -35,6 +35,7 @@ from tasks.policy.records.evidence import (
 )
 from tasks.policy.records.reports import Scoring
 from tasks.policy.rollout.probation import Degradation
+from tasks.policy.rollout.versions import OUTSIDE
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
 RETRIES: dict[str, Any] = {"retries": 2, "retry_condition_fn": None}
@@ -42,8 +43,6 @@ RETRIES: dict[str, Any] = {"retries": 2, "retry_condition_fn": None}
 PLOTTED_WINDOWS = 30
 ANSWERS = ("challenger.validated", "challenger.refused", "retraining.refused")
 """Facts that complete a decision's request. A challenger without a validation verdict is an interrupted retrain."""
-OUTSIDE = "mlflow"
-"""Actor of a move that someone made in MLflow."""
 ENDS = ("champion.promoted", "challenger.rejected")
 """Facts that end the trial of a challenger that passed."""
 
@@ -185,10 +184,10 @@ def publish_adoption(
 
 
 @stage(**RETRIES)
-def publish_taken_in(config: ModelConfig, version: ModelVersion, as_of: datetime) -> ModelVersion:
-    """Record a version that someone else made champion and that was taken in; return it."""
+def publish_taken_in(config: ModelConfig, version: ModelVersion, validation: ValidationReport, as_of: datetime) -> None:
+    """Record a version that someone else made champion and that was taken in, and how it compares with a constant."""
     ledger.append(config.name, Fact("challenger.registered", version, as_of, version.decision_id, OUTSIDE))
-    return version
+    ledger.append(config.name, Fact("challenger.validated", validation, as_of, version.decision_id, OUTSIDE))
 
 
 def publish_followed(config: ModelConfig, promotion: Promotion | None, as_of: datetime) -> None:

@@ -18,7 +18,7 @@ from tasks.policy.records.errors import AdoptionRefused, LeaseHeld, PromotionRef
 from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote
-from tasks.policy.rollout.versions import MOVES, OutsideMove, why_not_trusted
+from tasks.policy.rollout.versions import MOVES, OutsideMove, why_not_serve, why_not_trusted
 
 PATIENCE_S = 20.0
 """Wait for another run's lease before a move from outside is left to the next run."""
@@ -66,7 +66,17 @@ def promote_challenger(
 
 
 def check_adoptable(config: ModelConfig, decision_id: str) -> None:
-    """Raise AdoptionRefused if a version of this model has served, unless this decision made it champion."""
+    """Raise AdoptionRefused if a version of this model has served, unless this decision made it champion.
+
+    Also if another team's alias champion is on this registered model, unless the file says `registry.outside_moves: record`.
+    """
+    other = _foreign_champion(config, decision_id)
+    if other is not None and config.registry.outside_moves == "refuse":
+        raise AdoptionRefused(
+            f"{config.name}: alias champion of the registered model {config.name} is on version {other}, which Perennial did "
+            "not set, so what loads it by this alias would get the adopted copy; expected a registered model without one; give "
+            "the model's file another name, or let Perennial move the alias by registry: {outside_moves: record}"
+        )
     moves = [entry for entry in ledger.entries(config.name) if entry.kind in MOVES]
     if moves and moves[0].decision_id != decision_id:
         serving = registry.aliases(config.name).get(registry.CHAMPION)
@@ -80,7 +90,14 @@ def check_adoptable(config: ModelConfig, decision_id: str) -> None:
 def promote_adopted(config: ModelConfig, version: ModelVersion, validation: ValidationReport) -> Promotion:
     """Make a version that was trained elsewhere champion. Raises AdoptionRefused if it cannot serve, and MoveFailed."""
     source = dict(version.tags).get("adopted_from", "elsewhere")
-    promotion = _serve(config, version, None, (f"adopted from {source}", *validation.reasons))
+    other = _foreign_champion(config, version.decision_id)
+    moved = (
+        f"alias champion was on version {other}, which Perennial did not set; it now names the checked copy, version"
+    )
+    taken_over = (f"{moved} {version.version}",) if other else ()
+    if taken_over:
+        get_run_logger().warning("adoption: %s", taken_over[0])
+    promotion = _serve(config, version, None, (f"adopted from {source}", *taken_over, *validation.reasons))
     if validation.verdict == "warn":
         get_run_logger().warning("adoption: version %s is champion: %s", version.version, validation.reasons[0])
     get_run_logger().info("adoption: version %s is champion; %s", version.version, validation.reasons[-1])
@@ -88,29 +105,42 @@ def promote_adopted(config: ModelConfig, version: ModelVersion, validation: Vali
 
 
 @stage
-def follow_outside_move(config: ModelConfig, moved: OutsideMove, version: ModelVersion) -> Promotion | None:
+def follow_outside_move(
+    config: ModelConfig, moved: OutsideMove, version: ModelVersion, validation: ValidationReport | None
+) -> Promotion | None:
     """Let a version that someone else made champion in MLflow serve, once its files are checked and it predicts.
 
-    `version` is the one that they named, or its copy if the ledger did not know it. Returns None if another run holds the
-    model's lease; the next run follows then. Raises AdoptionRefused if it cannot serve; the alias is left alone.
+    `version` is the one that they named, or its copy with its `validation` if the ledger did not know it. Returns None if
+    another run holds the model's lease; the next run follows then. Raises AdoptionRefused if it cannot serve, or if the
+    ledger holds a verdict against it; the alias is left alone.
     """
-    if evaluation.alias_transaction.was_rolled_back(config.name, version.version):
-        raise AdoptionRefused(
-            f"{config.name}: alias champion is on version {version.version}, which was rolled back and does not serve again; "
-            f"set it back to version {moved.replaced} in MLflow"
-        )
+    if refusal := why_not_serve(ledger.entries(config.name), version.version):
+        raise AdoptionRefused(f"{config.name}: {refusal}")
+    if validation and validation.verdict != "pass":
+        get_run_logger().warning("registry: version %s: %s", version.version, validation.reasons[0])
     stored = registry.stored_version(config.name, moved.number)
     by = f" by {stored.user_id}" if stored.user_id else ""
     copied = "" if version.version == moved.number else f", taken in as version {version.version}"
     reason = f"alias champion was moved from version {moved.replaced} to {moved.number}{by} in MLflow{copied}"
     try:
         with storage.lease.hold(config.name, "outside move", patience_s=PATIENCE_S):
-            promotion = _serve(config, replace(version, decision_id=moved.decision_id), moved.replaced, (reason,))
+            reasons = (reason, *(validation.reasons if validation else ()))
+            promotion = _serve(config, replace(version, decision_id=moved.decision_id), moved.replaced, reasons)
     except LeaseHeld as held:
         get_run_logger().warning("registry: %s; the next run records the move: %s", reason, held)
         return None
     get_run_logger().info("registry: %s", reason)
     return promotion
+
+
+def _foreign_champion(config: ModelConfig, decision_id: str) -> str | None:
+    """Return the version that the alias champion is on, or was before this decision moved it, if Perennial set none."""
+    if any(entry.kind in MOVES and entry.decision_id != decision_id for entry in ledger.entries(config.name)):
+        return None
+    now = registry.aliases(config.name).get(registry.CHAMPION)
+    if now is None:
+        return None
+    return evaluation.alias_transaction.aliases_before_move(config.name, now, decision_id).get(registry.CHAMPION)
 
 
 def _serve(config: ModelConfig, version: ModelVersion, previous: str | None, reasons: tuple[str, ...]) -> Promotion:

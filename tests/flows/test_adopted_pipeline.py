@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import joblib
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
-from tasks.policy.records.base import utc
+from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import AccessRefused, AdoptionRefused, ForeignModelError, TooEarly
 from tasks.policy.records.evidence import Promotion
 from tasks.policy.rollout.versions import registered
@@ -246,6 +247,41 @@ def test_untrusted_format_is_not_opened(model):
     with pytest.raises(ForeignModelError, match=r"can run any code when loaded.*training.trust: true"):
         adopted(model, "model.joblib")
     assert registry.aliases("churn") == {}
+
+
+def alias_of_the_other_team(model: str) -> str:
+    """Register the team's pipeline under the model's own name, with the alias champion; return its number."""
+    own, folder = skops.io.load(beside(model, "model.skops"), trusted=[]), Path(model).with_name("logged")
+    mlflow.sklearn.save_model(
+        own, str(folder), pip_requirements=[], serialization_format="skops", skops_trusted_types=[]
+    )
+    client = registry.client()
+    client.create_registered_model("churn")
+    number = str(client.create_model_version("churn", str(folder)).version)
+    client.set_registered_model_alias("churn", "champion", number)
+    return number
+
+
+def test_alias_of_another_team_is_not_taken_over(model):
+    assert alias_of_the_other_team(model) == "1"
+    with pytest.raises(
+        AdoptionRefused, match=r"is on version 1, which Perennial did not set.*another name, or let .*record"
+    ):
+        adopt(model, source="models:/churn@champion", until=HISTORY_END, requested_by="ada@example.com")
+    assert registry.aliases("churn") == {"champion": "1"} and not ledger.entries("churn", kind="champion.promoted")
+
+
+def test_alias_of_another_team_moves_to_the_checked_copy_where_the_file_says_so(model):
+    alias_of_the_other_team(model)
+    path = Path(model)
+    path.write_text(path.read_text(encoding="utf-8") + "registry: {outside_moves: record}\n", encoding="utf-8")
+    source = {"source": "models:/churn@champion", "until": HISTORY_END, "requested_by": "ada@example.com"}
+    found = adopt(model, **source)
+    said = "alias champion was on version 1, which Perennial did not set; it now names the checked copy, version 2"
+    assert (found.champion, found.previous) == ("2", None) and said in found.reasons
+    assert said in from_json(Promotion, ledger.entries("churn", kind="champion.promoted")[-1].body).reasons
+    assert adopt(model, **source, decision_id=found.decision_id) == found
+    assert score(model, until=at(22)).model_version == "2"
 
 
 def test_high_risk_needs_an_approver(model):

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import joblib
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 import skops.io
 
 from deployments.config.model import load_model_config
 from flows.monitor import monitor
+from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
@@ -16,11 +19,12 @@ from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import (
     AdoptionRefused,
     ForeignModelError,
+    ModelConfigError,
     ModelFileError,
     PromotionRefused,
     VersionGone,
 )
-from tasks.policy.records.evidence import Promotion
+from tasks.policy.records.evidence import Promotion, ValidationReport
 from tasks.record.history import load_past, registry_changes
 from tests.flows.test_adopted_pipeline import YAML, adopted, at, customers, pipeline, trusting
 from tests.support.ways_in import example
@@ -42,9 +46,9 @@ def model(tmp_path: Path) -> str:
     return str(path)
 
 
-def theirs(model: str, flavour: str = "skops") -> str:
+def theirs(model: str, flavour: str = "skops", rows: pd.DataFrame | None = None) -> str:
     """Register another pipeline as the other team does, and move the alias champion to it; return its number."""
-    rows = customers()
+    rows = customers() if rows is None else rows
     folder, own = Path(model).with_name(f"logged-{flavour}"), pipeline(rows[rows["at"] < at(18)])
     if flavour == "nonsense":
         folder.mkdir()
@@ -163,3 +167,46 @@ def test_trust_that_is_withdrawn_stops_serving(tmp_path):
         ModelFileError, match=r"can run any code when loaded, so it does not serve; set training.trust: true"
     ):
         score(model, until=at(24))
+
+
+@pytest.mark.parametrize("rule", ["record", "refuse"])
+def test_version_whose_validation_failed_does_not_serve(model, rule):
+    model = model if rule == "record" else refusing(model)
+    path = Path(model)
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("min_rows: 100}", "min_rows: 100, min_gain: 0.9}"), encoding="utf-8"
+    )
+    failed = retrain(model, until=at(22), decision_id="decision-1")
+    assert (failed.verdict, failed.challenger) == ("fail", "2")
+    registry.client().set_registered_model_alias("churn", "champion", "2")
+    message = r"alias champion is on version 2, whose validation says fail \(.*; set it back to version 1 in MLflow"
+    with pytest.raises((AdoptionRefused, PromotionRefused), match=message):
+        score(model, until=at(24))
+    with pytest.raises(PromotionRefused, match=message):
+        monitor(model, until=at(22), dry_run=True)
+    assert not ledger.entries("churn", kind="champion.promoted")[1:]
+    registry.client().set_registered_model_alias("churn", "champion", "1")
+    assert score(model, until=at(24)).model_version == "1"
+
+
+def test_unknown_version_is_compared_with_a_constant_and_the_warning_recorded(model):
+    rows = customers()
+    inverted = rows.assign(left=np.where(rows["left"] == "yes", "no", "yes"))
+    theirs(model, rows=inverted)
+    score(model, until=at(24))
+    (verdict,) = ledger.entries("churn", kind="challenger.validated")[1:]
+    report = from_json(ValidationReport, verdict.body)
+    assert (report.challenger, report.verdict, verdict.actor) == ("3", "warn", "mlflow")
+    move = from_json(Promotion, ledger.entries("churn", kind="champion.promoted")[-1].body)
+    assert any("worse than" in reason for reason in move.reasons)
+
+
+@pytest.mark.parametrize("approval", ["risk: high", "promotion: {mode: approval}"])
+def test_moves_cannot_be_recorded_where_a_person_must_approve(model, approval):
+    path = Path(model)
+    text = path.read_text(encoding="utf-8").replace("risk: low", approval if "risk" in approval else "risk: low")
+    text += "access: {approve: [grace@example.com]}\n" + (f"{approval}\n" if "promotion" in approval else "")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ModelConfigError, match=r"registry.outside_moves is record, but .*without the approval"):
+        load_model_config(model)
+    assert load_model_config(refusing(model)).needs_approval

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from tasks.policy.records.base import Settings, digest, from_json
-from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion
+from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.state import ENDED, RolloutMove
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -23,6 +23,8 @@ FOREIGN = "foreign_format"
 RUNS_CODE = frozenset({"joblib", "pyfunc"})
 """Formats that may run any code when loaded: they need `training.trust`, and a process of their own."""
 MOVES = ("champion.promoted", "champion.rolled_back")
+OUTSIDE = "mlflow"
+"""Actor of a move that someone made in MLflow."""
 STATE_TAGS = frozenset(
     (
         "status", "validation", "promoted_by", "restored_by", "replaced_by", "move_by", "move_from", "quarantined_by",
@@ -76,6 +78,35 @@ def quarantined(entries: Sequence[LedgerEntry]) -> frozenset[str]:
                 barred.add(serving)
             serving = from_json(Promotion, entry.body).champion
     return frozenset(barred)
+
+
+def why_not_serve(entries: Sequence[LedgerEntry], number: str) -> str | None:
+    """Why the version that the alias champion is on must not serve, and what to do; None if the ledger allows it.
+
+    It was rolled back or returned by its rollout, or its last verdict is a refusal, of the validation or of a person.
+    """
+    serving: str | None = None
+    refused: dict[str, str] = {}
+    for entry in entries:
+        if entry.kind == "challenger.registered":
+            refused.pop(recorded_version(entry.body).version, None)
+        elif entry.kind == "challenger.validated":
+            refused.pop(from_json(ValidationReport, entry.body).challenger, None)
+        elif entry.kind == "challenger.refused":
+            report = from_json(ValidationReport, entry.body)
+            refused[report.challenger] = f"whose validation says {report.verdict} ({'; '.join(report.reasons[:1])})"
+        elif entry.kind == "challenger.rejected" and entry.decision_id:
+            tried = on_trial(entries, entry.decision_id)
+            refused |= {tried.version: "whose promotion was rejected"} if tried else {}
+        elif entry.kind in MOVES:
+            serving = from_json(Promotion, entry.body).champion
+            refused.pop(serving, None)
+    if number in quarantined(entries):
+        refused[number] = "which was rolled back and does not serve again"
+    if number == serving or number not in refused:
+        return None
+    fix = f"set it back to version {serving}" if serving else "remove it"
+    return f"alias {CHAMPION} is on version {number}, {refused[number]}; {fix} in MLflow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +165,8 @@ def last_move(entries: Sequence[LedgerEntry], registry: Registry) -> ExpectedAli
 
 def _is_unfinished(entries: Sequence[LedgerEntry], registry: Registry, number: str) -> bool:
     decision_id = registry.moves.get(number)
-    facts = {entry.kind for entry in entries if decision_id and entry.decision_id == decision_id}
+    ours = [entry for entry in entries if decision_id and entry.decision_id == decision_id and entry.actor != OUTSIDE]
+    facts = {entry.kind for entry in ours}
     tried = on_trial(entries, decision_id) if decision_id else None
     return "challenger.validated" in facts and not facts & {*MOVES, "challenger.rejected"} and registry.holds(tried)
 

@@ -3,8 +3,10 @@
 import pytest
 
 from infra.gateway import versions
-from tasks.adapters import registry
+from tasks.adapters import ledger, registry
 from tasks.adapters.storage.workspace import workspace as current_workspace
+from tasks.policy.records.base import utc
+from tasks.policy.records.evidence import Fact, ValidationReport
 from tests.support.gateway import NAME, gateway_of, prepare, split_traffic
 
 CANARY = {"mode": "canary", "share": 0.5}
@@ -34,6 +36,18 @@ def test_a_moved_alias_and_a_new_split_are_followed(config, follower):
     follower.refresh()
     assert answering(follower) == ("2", None)
     assert "the split is between 1 and 2, but champion 2 serves" in follower.fault
+
+
+def test_a_version_with_a_verdict_against_it_does_not_answer(config, follower):
+    report = ValidationReport("2", "1", "fail", (), ("it loses",), rows=10)
+    for kind, body in (("challenger.registered", registry.version(NAME, "2")), ("challenger.refused", report)):
+        ledger.append(NAME, Fact(kind, body, utc("2024-03-06"), "d2"))
+    registry.set_aliases(NAME, {registry.CHAMPION: "2"})
+    follower.refresh()
+    assert answering(follower) == ("1", None)
+    assert "alias champion is on version 2, whose validation says fail (it loses)" in follower.fault
+    restarted = gateway_of(config).services[NAME].follower
+    assert restarted.serving is None and "whose validation says fail" in restarted.fault
 
 
 def test_a_promoted_challenger_is_not_loaded_again(config, follower, monkeypatch):
