@@ -23,6 +23,7 @@ from tasks.adapters.reports.backtest import FirstLook, policy_columns, policy_ro
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import MODEL_NAME
 from tasks.policy.records.errors import ModelConfigError, PerennialError
+from tasks.policy.records.text import printable
 from tasks.training.readiness import check_training, describe_data, lint_data
 
 
@@ -215,4 +216,4 @@ def _show(trial: Trial, metric: str, console: Console) -> None:
 def _print_list(title: str, lines: Sequence[str], console: Console) -> None:
     console.print(title, markup=False)
     for line in lines:
-        console.print(f"  {line}", markup=False, soft_wrap=True, highlight=False)
+        console.print(f"  {printable(line)}", markup=False, soft_wrap=True, highlight=False)

@@ -5,6 +5,7 @@ no type is inferred from the first rows.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tasks.adapters.sources import files, sql
 from tasks.adapters.sources.limits import check_file, local_path
 from tasks.adapters.storage.aws_profile import storage_options
 from tasks.policy.records.errors import SourceError
+from tasks.policy.records.text import NO_CONTROLS
 
 MOST_ROWS = 400_000
 FIRST_BYTES = 65_536
@@ -85,6 +87,12 @@ def _select_all(url_env: str, table: str, where: str) -> str:
 
 def _require_names(table: pa.Table, where: str) -> None:
     names = table.column_names
+    hidden = [name for name in names if not re.fullmatch(NO_CONTROLS, name)]
+    if hidden:
+        raise SourceError(
+            f"{where}: column {hidden[0]!r} has a line break or another control character in its name, expected none; "
+            "rename it"
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SourceError(
