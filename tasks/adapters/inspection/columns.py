@@ -104,6 +104,8 @@ def _describe(name: str, column: pa.ChunkedArray, is_text: bool, decimal_point: 
 
 
 def _facts(name: str, kind: Kind, values: pd.Series, **more: Any) -> ColumnFacts:
+    if kind == "time":
+        values = values.dt.as_unit("us")  # nanoseconds end in 2262, and 9999-12-31 often stands for a missing time
     return ColumnFacts(name, kind, values, int(values.nunique()), **more)
 
 
