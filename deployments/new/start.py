@@ -132,9 +132,11 @@ def describe_guesses(proposal: Proposal) -> list[str]:
 
 def _missing(proposal: Proposal) -> str:
     open_ones = [name for name in ("time", "id", "label") if getattr(proposal, name).value is None]
+    if "label" not in open_ones and proposal.task.value is None:
+        open_ones.append("task")
     if not open_ones:
         return "no column can be a feature"
-    options = " ".join(f"--{name} COLUMN" for name in open_ones)
+    options = " ".join(f"--{name} {'TASK' if name == 'task' else 'COLUMN'}" for name in open_ones)
     return (
         f"{' and '.join(open_ones)} cannot be guessed safely; "
         f"answer in the file, or delete it and repeat the command with {options}"
