@@ -4,6 +4,7 @@
 answered. Stand-ins are never written to the model's file.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from tasks.adapters.inspection.proposal import Proposal
 from tasks.adapters.inspection.times import Division, Guess
 from tasks.adapters.sources import sql
 from tasks.policy.records.errors import ModelConfigError
+from tasks.policy.records.text import printable
 
 FEW_ROWS = 2500
 """History rows below which the default `training.min_rows` of 1,000 could refuse a first model."""
@@ -57,10 +59,13 @@ def write_draft(path: Path, text: str) -> None:
 
 
 def draft(proposal: Proposal, people: People, folder: Path, now: datetime) -> str:
-    """Return the text of the model's file, to be stored in `folder`."""
-    return "\n".join(
-        [*_head(proposal, people, folder), *_columns(proposal), *_windows(proposal, now), *_rest(proposal, people), ""]
-    )
+    """Return the text of the model's file, to be stored in `folder`.
+
+    Names and values of the table are in its comments, so no line may contain a line break: what follows one would be read
+    as settings, which can name code to import.
+    """
+    lines = [*_head(proposal, people, folder), *_columns(proposal), *_windows(proposal, now), *_rest(proposal, people)]
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _head(proposal: Proposal, people: People, folder: Path) -> Iterator[str]:
@@ -191,11 +196,35 @@ def _reason(guess: Guess) -> str:
 
 
 def _flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    text = yaml.safe_dump(
-        value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False
-    ).removesuffix("\n")
-    return text.removesuffix("\n...") if value != QUESTION else f'"{QUESTION}"'
+    """Return a value as YAML on one line; text with line breaks or control characters is written with escapes."""
+    if value == QUESTION:
+        return f'"{QUESTION}"'
+    text = _yaml(value, allow_unicode=True)
+    return text if printable(text) == text else _yaml(value, allow_unicode=False)
+
+
+def _yaml(value: Any, allow_unicode: bool) -> str:
+    text: str = yaml.dump(
+        value,
+        Dumper=_Escaped,
+        default_flow_style=True,
+        width=math.inf,
+        allow_unicode=allow_unicode,
+        sort_keys=False,
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+class _Escaped(yaml.SafeDumper):
+    """Writes text that is not printable in double quotes, the only style of YAML that has escapes."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        if data.isprintable():
+            return super().represent_str(data)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"')
+
+
+_Escaped.add_representer(str, _Escaped.represent_str)
 
 
 def _moment(moment: datetime) -> str:

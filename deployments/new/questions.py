@@ -13,6 +13,7 @@ from tasks.adapters.inspection.columns import ColumnFacts
 from tasks.adapters.inspection.proposal import Answers, Proposal, propose
 from tasks.adapters.inspection.table import FoundTable
 from tasks.adapters.inspection.times import Guess
+from tasks.policy.records.text import printable
 
 
 def ask_about_table(
@@ -69,7 +70,9 @@ def default_owner() -> str:
 
 
 def _column(wanted: str, guess: Guess, columns: Mapping[str, Any], console: Console, several: bool) -> tuple[str, ...]:
-    console.print(f"{guess.reason}{': ' + ', '.join(map(str, guess.others)) if guess.others else ''}", markup=False)
+    console.print(
+        printable(f"{guess.reason}{': ' + ', '.join(map(str, guess.others)) if guess.others else ''}"), markup=False
+    )
 
     def read(text: str) -> tuple[str, ...] | None:
         names = tuple(part.strip() for part in text.split(",") if part.strip())

@@ -23,6 +23,7 @@ from tasks.adapters.reports.backtest import FirstLook, policy_columns, policy_ro
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import MODEL_NAME
 from tasks.policy.records.errors import ModelConfigError, PerennialError
+from tasks.policy.records.text import printable
 from tasks.training.readiness import check_training, describe_data, lint_data
 
 
@@ -131,9 +132,11 @@ def describe_guesses(proposal: Proposal) -> list[str]:
 
 def _missing(proposal: Proposal) -> str:
     open_ones = [name for name in ("time", "id", "label") if getattr(proposal, name).value is None]
+    if "label" not in open_ones and proposal.task.value is None:
+        open_ones.append("task")
     if not open_ones:
         return "no column can be a feature"
-    options = " ".join(f"--{name} COLUMN" for name in open_ones)
+    options = " ".join(f"--{name} {'TASK' if name == 'task' else 'COLUMN'}" for name in open_ones)
     return (
         f"{' and '.join(open_ones)} cannot be guessed safely; "
         f"answer in the file, or delete it and repeat the command with {options}"
@@ -215,4 +218,4 @@ def _show(trial: Trial, metric: str, console: Console) -> None:
 def _print_list(title: str, lines: Sequence[str], console: Console) -> None:
     console.print(title, markup=False)
     for line in lines:
-        console.print(f"  {line}", markup=False, soft_wrap=True, highlight=False)
+        console.print(f"  {printable(line)}", markup=False, soft_wrap=True, highlight=False)

@@ -74,12 +74,13 @@ def describe_columns(table: pa.Table, is_text: bool, decimal_point: str = ".") -
     return {name: _describe(name, table.column(name), is_text, decimal_point) for name in table.column_names}
 
 
-def decimal_comma(table: pa.Table) -> bool:
-    """Whether text columns hold numbers such as 1,5."""
+def decimal_comma(table: pa.Table, may_be_thousands: bool) -> bool:
+    """Whether a text column holds numbers such as 1,5; 1,234 is not enough if it may be one thousand."""
+    decimal = r"-?(0,\d+|\d{4,},\d+|\d+,(\d{1,2}|\d{4,}))" if may_be_thousands else r".*,.*"
     for column in table.columns:
         texts = column.slice(0, 500).drop_null().to_pylist()
         numbers = len(texts) >= 10 and all(re.fullmatch(r"-?\d+(,\d+)?", str(text)) for text in texts)
-        if numbers and any("," in str(text) for text in texts):
+        if numbers and any(re.fullmatch(decimal, str(text)) for text in texts):
             return True
     return False
 
@@ -104,6 +105,8 @@ def _describe(name: str, column: pa.ChunkedArray, is_text: bool, decimal_point: 
 
 
 def _facts(name: str, kind: Kind, values: pd.Series, **more: Any) -> ColumnFacts:
+    if kind == "time":
+        values = values.dt.as_unit("us")  # nanoseconds end in 2262, and 9999-12-31 often stands for a missing time
     return ColumnFacts(name, kind, values, int(values.nunique()), **more)
 
 

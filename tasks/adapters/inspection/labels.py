@@ -107,6 +107,8 @@ def choose_task(facts: ColumnFacts) -> Guess:
     """Choose binary, multiclass or regression from the label's values."""
     if facts.distinct == 2:
         return Guess("binary", "the label has 2 values")
+    if facts.kind == "text" and facts.distinct > MOST_CLASSES:
+        return Guess(None, f"the label has {facts.distinct:,} different texts, too many for classes")
     if facts.kind == "text":
         return Guess("multiclass", f"the label has {facts.distinct} values")
     known = facts.values.dropna()

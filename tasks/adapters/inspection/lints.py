@@ -16,6 +16,7 @@ from tasks.adapters.inspection import identity, labels, times, zones
 from tasks.adapters.inspection.columns import ColumnFacts, describe_columns, sentinel_of
 from tasks.adapters.inspection.personal import looks_personal
 from tasks.adapters.lake.label_spellings import canonical_labels, spelling_key, unknown_words
+from tasks.policy.records.text import printable
 
 MOST_CATEGORIES = 1000
 LATE_SHARE = 0.001
@@ -33,7 +34,7 @@ def find_lints(config: ModelConfig, rows: pa.Table, now: datetime) -> tuple[str,
     found = [*_names(config, rows), *_features(config, columns), *_personal(config, columns)]
     if time is not None and time.kind == "time":
         found += [*_ids(config, columns), *_times(config, columns, now), *_label_times(config, columns)]
-    return (*found, *_labels(config, rows), *_leaks(config, columns))
+    return tuple(map(printable, (*found, *_labels(config, rows), *_leaks(config, columns))))
 
 
 def _ids(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[str]:

@@ -188,7 +188,8 @@ def _feature_kind(facts: ColumnFacts) -> str:
 
 def describe_table(table: FoundTable) -> dict[str, ColumnFacts]:
     """Describe every column of a table, once for all proposals."""
-    comma = table.is_text and table.source.get("options", {}).get("delimiter") == ";" and decimal_comma(table.sample)
+    delimiter = table.source.get("options", {}).get("delimiter", ",")
+    comma = table.is_text and delimiter != "," and decimal_comma(table.sample, may_be_thousands=delimiter != ";")
     if comma:
         table.source["options"]["decimal_point"] = ","
     return describe_columns(table.sample, table.is_text, "," if comma else ".")

@@ -5,6 +5,7 @@ no type is inferred from the first rows.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from tasks.adapters.sources import files, sql
 from tasks.adapters.sources.limits import check_file, local_path
 from tasks.adapters.storage.aws_profile import storage_options
 from tasks.policy.records.errors import SourceError
+from tasks.policy.records.text import NO_CONTROLS
 
 MOST_ROWS = 400_000
 FIRST_BYTES = 65_536
+DELIMITERS = ",;\t|"
 SUFFIXES = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "tsv": "csv", "txt": "csv", "gz": "csv"}
 
 
@@ -85,6 +88,12 @@ def _select_all(url_env: str, table: str, where: str) -> str:
 
 def _require_names(table: pa.Table, where: str) -> None:
     names = table.column_names
+    hidden = [name for name in names if not re.fullmatch(NO_CONTROLS, name)]
+    if hidden:
+        raise SourceError(
+            f"{where}: column {hidden[0]!r} has a line break or another control character in its name, expected none; "
+            "rename it"
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SourceError(
@@ -144,7 +153,8 @@ def _opened(path: str, kind: str, where: str) -> Iterator[tuple[pa_dataset.Datas
 def _dataset(system: pa_fs.FileSystem, path: str, kind: str) -> tuple[pa_dataset.Dataset, dict[str, Any]]:
     if kind == "parquet":
         return pa_dataset.dataset(path, format="parquet", filesystem=system, partitioning="hive"), {}
-    first = pa_dataset.dataset(path, format="csv", filesystem=system, partitioning="hive").files[0]
+    unread = pa.schema([])  # otherwise Arrow infers a schema with commas, before the delimiter is known
+    first = pa_dataset.dataset(path, unread, format="csv", filesystem=system, partitioning="hive").files[0]
     with system.open_input_stream(first) as stream:
         head = bytes(stream.read(FIRST_BYTES))
     options = _csv_options(head)
@@ -166,11 +176,25 @@ def _csv_options(head: bytes) -> dict[str, Any]:
         if error.start < len(head) - 4:  # not a character that was cut at the end
             options["encoding"] = "latin-1"
         text = head.decode("latin-1")
-    try:
-        delimiter = csv.Sniffer().sniff(text[:8192].rpartition("\n")[0] or text, delimiters=",;\t|").delimiter
-    except csv.Error:
-        return options
+    delimiter = _delimiter(text if len(head) < FIRST_BYTES else text.rpartition("\n")[0])
     return options | ({"delimiter": delimiter} if delimiter != "," else {})
+
+
+def _delimiter(text: str) -> str:
+    """Return the character that divides every line into as many fields as the header; quoted fields are not looked at.
+
+    `csv.Sniffer` alone takes the decimal commas of several numbers per line for delimiters.
+    """
+    plain = re.sub(rf'(?<![^{DELIMITERS}\r\n])"(?:[^"]|"")*(?:"|\Z)', "", text)
+    header, *lines = [line for line in re.split(r"\r\n?|\n", plain) if line] or [""]
+    counts = {each: header.count(each) for each in DELIMITERS if each in header}
+    even = [each for each, count in counts.items() if all(line.count(each) == count for line in lines)]
+    if even or not counts:
+        return max(even, key=lambda each: counts[each], default=",")
+    try:
+        return csv.Sniffer().sniff(text[:8192].rpartition("\n")[0] or text, delimiters=DELIMITERS).delimiter
+    except csv.Error:
+        return ","
 
 
 def _sampled(parts: Iterable[pa.Table]) -> tuple[pa.Table, int]:

@@ -195,3 +195,43 @@ def test_personal_columns(name, value, kind):
 
 def test_a_name_of_few_values_is_no_person():
     assert looks_personal("name", pd.Series(["basic", "plus", "pro"] * 20)) is None
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "decimal", "several"),
+    [(";", ",", True), (";", ",", False), ("\t", ",", True), ("\t", ".", True), ("|", ",", True), (",", ".", True)],
+)
+def test_csv_of_every_locale(delimiter, decimal, several, tmp_path):
+    """A comma is found as the decimal point, whatever divides the columns, and with one or several numbers in a line."""
+    random = np.random.default_rng(5)
+    more = {f"part_{place}": random.normal(10, 3, 400).round(2) for place in range(4)} if several else {}
+    table = small(**more, note="a, b; c | d").rename(columns={"returned": "consumption"})
+    table["consumption"] = random.normal(50, 3, 400).round(2)
+    table.to_csv(tmp_path / "t.csv", sep=delimiter, decimal=decimal, index=False)
+    found = guessed(tmp_path / "t.csv", "consumption")
+    assert (found.label.value, found.task.value) == ("consumption", "regression")
+    assert set(found.features["numeric"]) == {"amount", *more}
+    assert found.source_options.get("delimiter", ",") == delimiter
+    assert found.source_options.get("decimal_point", ".") == decimal
+    assert np.allclose(found.columns["consumption"].values, table["consumption"])
+
+
+def test_thousands_in_a_tab_separated_file_are_no_decimals(tmp_path):
+    table = small()
+    table["amount"] = [f"{number:,}" for number in range(1000, 1400)]
+    table.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    found = guessed(tmp_path / "t.tsv", "returns")
+    assert "decimal_point" not in found.source_options
+    assert found.columns["amount"].kind == "text"
+
+
+def test_a_label_of_many_texts_sets_no_task(tmp_path):
+    table = small()
+    table["outcome"] = [f"{number % 51} pieces" for number in range(400)]
+    table.to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", label="outcome")
+    assert (found.task.value, found.task.reason) == (None, "the label has 51 different texts, too many for classes")
+    assert not found.is_complete
+    table["outcome"] = [f"{number % 50} pieces" for number in range(400)]
+    table.to_parquet(tmp_path / "t.parquet")
+    assert guessed(tmp_path / "t.parquet", label="outcome").task.value == "multiclass"

@@ -162,3 +162,16 @@ def test_infinite_labels_of_a_regression():
     assert lints(rows, config) == []
     rows.loc[3, "left"] = np.inf
     assert lints(rows, config) == ["left: 1 labels are infinite and are left out; write null or a number in the source"]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_as_numbers_since_1970_are_linted(unit):
+    """The stand-ins reach the year 9999, which a time in nanoseconds cannot hold."""
+    rows = table()
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    for name in ("at", "known_at"):
+        rows[name] = rows[name].astype("datetime64[us, UTC]").astype("int64") // 10**6 * per_second
+    config = model(label_time="known_at", source={"kind": "parquet", "path": "t", "options": {"time_unit": unit}})
+    assert lints(rows, config) == []
+    rows.loc[:9, "known_at"] = 4_102_444_800 * per_second  # 2100-01-01
+    assert "known_at: 10 rows have the time 2100-01-01" in " ".join(lints(rows, config))
