@@ -45,21 +45,27 @@ def _ids(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[st
     later = int(frame.assign(_window=number)[~history].duplicated().sum())
     missing = int(frame.isna().any(axis=1).sum())
     if repeated or later:
-        better = identity.choose_id(
-            {name: each for name, each in columns.items() if each.kind != "time" or name == config.columns.time},
-            config.columns.time,
-            config.columns.label,
-        ).value
-        better = (better,) if isinstance(better, str) else better
-        fix = (
-            f"write columns.id: [{', '.join(better)}]"
-            if better and set(better) != set(names)
-            else "remove the repeated rows in the source"
-        )
+        fix = _fix_of_repeats(config, columns, int(frame.duplicated().sum()))
         where = f"{repeated:,} rows of the history" if repeated else f"{later:,} rows of a later window"
         yield f"columns.id {', '.join(names)}: {where} repeat the id of another row; {fix}"
     if missing:
         yield f"columns.id {', '.join(names)}: {missing:,} rows have no id; fill it in the source"
+
+
+def _fix_of_repeats(config: ModelConfig, columns: Mapping[str, ColumnFacts], repeats: int) -> str:
+    roles = config.columns
+    able = {name: each for name, each in columns.items() if each.kind != "time" or name == roles.time}
+    better = identity.choose_id(able, roles.time, roles.label).value
+    better = (better,) if isinstance(better, str) else better
+    if better and set(better) != set(roles.id_columns):
+        return f"write columns.id: [{', '.join(better)}]"
+    entity, rows = identity.repeated_entity(able, roles.time, roles.label) or ("", repeats)
+    if rows < repeats:
+        return (
+            f"{entity} with {roles.time} repeats in {rows:,} rows: remove these in the source, and write "
+            f"columns.id: [{entity}, {roles.time}]"
+        )
+    return "remove the repeated rows in the source"
 
 
 def _names(config: ModelConfig, rows: pa.Table) -> Iterator[str]:

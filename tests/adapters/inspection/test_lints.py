@@ -85,6 +85,19 @@ def test_the_same_row_twice_cannot_be_told_apart():
     ]
 
 
+def test_a_few_repeats_of_entity_and_time_are_named_and_not_hidden_by_a_feature():
+    rows = table()
+    rows["order"] = [f"o{number % 50}" for number in range(ROWS)]
+    rows["visits"] = np.arange(ROWS)
+    again = rows.head(11).assign(visits=lambda each: each["visits"] + 1)
+    features = {"numeric": ["amount", "visits"], "categorical": ["plan"], "boolean": ["member"]}
+    (found,) = lints(pd.concat([rows, again]), model(features=features))
+    assert found == (
+        "columns.id order: 1,305 rows of the history repeat the id of another row; order with at repeats in 11 rows: "
+        "remove these in the source, and write columns.id: [order, at]"
+    )
+
+
 def test_an_id_may_return_in_a_later_window():
     rows = table()
     late = rows["at"] >= "2025-02-26"

@@ -41,7 +41,9 @@ def compared(policy: type, oldest_excess: float, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("excess", "gain", "standing"), [(0.12, "-0.11 (", "behind never"), (-0.12, "+0.11 (", "ahead of never")]
 )
-def test_a_switch_to_an_older_model_counts_without_a_retrain(excess, gain, standing, monkeypatch):
+def test_a_switch_to_an_older_model_counts_without_a_retrain(
+    excess: float, gain: str, standing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """11 of 12 served windows lose 0.12 more or less: 0.11."""
     found = compared(SwitchesBack, excess, monkeypatch)
     _, _, ours = found.results
@@ -54,7 +56,7 @@ def test_a_switch_to_an_older_model_counts_without_a_retrain(excess, gain, stand
     assert row[3].startswith(gain)
 
 
-def test_a_policy_that_does_nothing_has_no_gain_to_show(monkeypatch):
+def test_a_policy_that_does_nothing_has_no_gain_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
     found = compared(Waits, 0.12, monkeypatch)
     assert [each.serves_as_never for each in found.results] == [True, False, True]
     assert found.headline.startswith("Nothing was gained by retraining in this history: accuracy stays at 0.7")
