@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.inspection import identity, labels, times, zones
-from tasks.adapters.inspection.columns import ColumnFacts, describe_columns, sentinel_of
+from tasks.adapters.inspection.columns import ColumnFacts, describe_columns, sentinel_of, share_of_rows
 from tasks.adapters.inspection.personal import looks_personal
 from tasks.adapters.lake.label_spellings import canonical_labels, spelling_key, unknown_words
 
@@ -95,11 +95,11 @@ def _features(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterat
         if sentinel := sentinel_of(facts):
             number, share = sentinel
             fix = (
-                f'write source.options: {{null_values: "{number:g}"}}'
+                f'write source.options: {{null_values: "{number:.0f}"}}'
                 if config.source.kind == "csv"
                 else "write null instead in the source"
             )
-            yield f"{name}: {number:g} in {share:.1%} of the rows looks like a missing value; {fix}"
+            yield f"{name}: {number:.0f} in {share_of_rows(share)} of the rows looks like a missing value; {fix}"
         many = facts.distinct > MOST_CATEGORIES or facts.distinct > 0.5 * len(facts.values) > 20
         if name in features.categorical and many and not facts.is_constant:
             yield (
@@ -239,7 +239,7 @@ def _number_labels(name: str, column: pa.ChunkedArray, decimal_point: str) -> It
         yield f"{name}: {infinite:,} labels are infinite and are left out; write null or a number in the source"
     if sentinel := sentinel_of(ColumnFacts(name, "numeric", numbers.dropna(), int(numbers.nunique()))):
         yield (
-            f"{name}: {sentinel[0]:g} in {sentinel[1]:.1%} of the labels looks like a missing value; "
+            f"{name}: {sentinel[0]:.0f} in {share_of_rows(sentinel[1])} of the labels looks like a missing value; "
             "write null instead in the source"
         )
 
