@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from deployments.config.messages import QUESTION
+from tasks.adapters.inspection.columns import share_of_rows
 from tasks.adapters.inspection.proposal import Proposal
 from tasks.adapters.inspection.times import Division, Guess
 from tasks.adapters.sources import sql
@@ -131,7 +132,8 @@ def _columns(proposal: Proposal) -> Iterator[str]:
     for kind, names in proposal.features.items():
         yield f"    {kind}: {_flow(list(names))}"
     for name, (number, share) in proposal.sentinels.items():
-        yield f"    # {name}: {number:g} in {share:.1%} of the rows looks like a missing value; write null instead in the source"
+        found = f"{number:.0f} in {share_of_rows(share)} of the rows looks like a missing value"
+        yield f"    # {name}: {found}; write null instead in the source"
     if proposal.personal:
         why = "; ".join(f"{name} looks like {kind}" for name, kind in proposal.personal.items())
         yield f"  personal: {_flow(list(proposal.personal))}  # {why}"

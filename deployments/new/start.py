@@ -17,6 +17,7 @@ from deployments.config.model import DEPLOYMENTS, FLEET, ModelConfig, load_model
 from deployments.new.draft import People, completed, draft, is_recorded, write_draft
 from deployments.new.questions import ask_about_table, ask_people
 from deployments.new.trial import Trial, run_trial
+from tasks.adapters.inspection.columns import share_of_rows
 from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, propose
 from tasks.adapters.inspection.table import TablePlace, read_table
 from tasks.adapters.reports.backtest import FirstLook, policy_columns, policy_rows, write_first_look
@@ -118,7 +119,7 @@ def describe_guesses(proposal: Proposal) -> list[str]:
     lines += [f"{kind} features: {', '.join(names)}" for kind, names in proposal.features.items()]
     lines += [f"left out: {name} {why}" for name, why in proposal.left_out.items()]
     lines += [
-        f"{name}: {number:g} in {share:.1%} of the rows looks like a missing value"
+        f"{name}: {number:.0f} in {share_of_rows(share)} of the rows looks like a missing value"
         for name, (number, share) in proposal.sentinels.items()
     ]
     found = proposal.division

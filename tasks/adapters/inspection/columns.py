@@ -15,14 +15,18 @@ from pandas.tseries.api import guess_datetime_format
 
 from tasks.adapters.inspection.personal import words
 from tasks.adapters.lake.casts import FALSE, TRUE
+from tasks.policy.statistics.metrics import Floats
 
 Kind = Literal["numeric", "boolean", "text", "time", "empty", "other"]
 WORDS_OF_TEXT = 4
 """Mean number of words from which varied text is prose and not a category."""
 EPOCHS: dict[Literal["s", "ms", "us", "ns"], float] = {"s": 1e9, "ms": 1e12, "us": 1e15, "ns": 1e18}
 TIME_NAME = re.compile(r"(^|_)(time|timestamp|ts|date|datetime|epoch|at|on|dt|day|week|month|hour)(_|$)")
-SENTINELS = (-1.0, -9.0, -99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0, 999999.0)
+_NINES = (999.0, 9999.0, 99999.0, 999999.0, 9999999.0, 99999999.0)
+SENTINELS = (-1.0, -9.0, -99.0, *(-number for number in _NINES), *_NINES)
 SENTINEL_SHARE = 0.001
+SENTINEL_ROWS, SENTINEL_RANGES = 5, 10
+"""Repeats that suffice where the number lies this many ranges outside of all other values, as no tail does."""
 NULL_WORDS = ("-", "--", "?", "n/a", "N/A", "na", "none", "None", "unknown", "missing", "null", ".")
 
 
@@ -200,15 +204,19 @@ def sentinel_of(facts: ColumnFacts) -> tuple[float, float] | None:
     """Return a number that seems to stand for a missing value, and its share of the rows; None without one.
 
     It occurs in at least `SENTINEL_SHARE` of the rows and lies outside of the range of the other values by half of that
-    range's width.
+    range's width. Far outside, `SENTINEL_ROWS` rows are enough.
     """
     if facts.kind != "numeric":
         return None
     known = facts.values.dropna().to_numpy(float)
     for number in SENTINELS:
-        share = float((known == number).mean()) if len(known) else 0.0
-        others = known[known != number]
-        if share < SENTINEL_SHARE or len(others) < 20:
+        is_code = known == number
+        share, others = float(is_code.mean()) if len(known) else 0.0, known[~is_code]
+        if not share or len(others) < 20:
+            continue
+        if is_code.sum() >= SENTINEL_ROWS and _is_far_outside(number, known):
+            return number, share
+        if share < SENTINEL_SHARE:
             continue
         low, high = np.quantile(others, [0.001, 0.999])
         apart = max(low - number, number - high)
@@ -216,3 +224,21 @@ def sentinel_of(facts: ColumnFacts) -> tuple[float, float] | None:
         if apart > 0.5 * max(high - low, 1e-9) or negative_code:
             return number, share
     return None
+
+
+def _is_far_outside(number: float, known: Floats) -> bool:
+    """Whether a number lies `SENTINEL_RANGES` ranges outside of all values that are no possible sentinels."""
+    rest = known[~np.isin(known, SENTINELS) & np.isfinite(known)]
+    if not len(rest):
+        return False
+    low, high = float(rest.min()), float(rest.max())
+    return max(low - number, number - high) >= SENTINEL_RANGES * max(high - low, 1e-9)
+
+
+def share_of_rows(share: float) -> str:
+    """Return a share as text; a small one is not shown as 0.
+
+    >>> share_of_rows(0.02), share_of_rows(0.0001)
+    ('2.0%', 'less than 0.1%')
+    """
+    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"

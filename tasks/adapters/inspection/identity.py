@@ -1,7 +1,7 @@
 """Which column, or which columns together, identify a row."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import pandas as pd
@@ -9,32 +9,90 @@ import pandas as pd
 from tasks.adapters.inspection.columns import ColumnFacts
 from tasks.adapters.inspection.times import Guess
 
-NAME = re.compile(r"(^|_)(id|uuid|guid|key|no|number|nr|code|ref|row|index)$|^id_")
+NAME = re.compile(r"(^|_)(id|uuid|guid|key|no|nbr|number|nr|code|ref|row|index)$|^id_")
+THING = re.compile(
+    r"(^|_)(account|client|customer|user|store|shop|dept|department|product|item|sku|station|site|device|sensor|machine|meter)$"
+)
 MOST_ENTITIES = 6
+SMALL_SHARE = 0.05
+"""Share of rows up to which an entity's repeats at one time are taken for an error of the source."""
 
 
 def choose_id(columns: Mapping[str, ColumnFacts], time: str | None, label: str | None) -> Guess:
-    """Choose one column that differs in every row, else an entity with the row's time, else two with the time."""
-    apart = {time, label}
-    able = [facts for name, facts in columns.items() if name not in apart and _may_identify(facts)]
+    """Choose one column that differs in every row, else an entity with the row's time, else two with the time.
+
+    A few rows that repeat entity and time are a question: a feature in the id would only hide them.
+    """
+    able = _able(columns, time, label)
     single = [facts for facts in able if facts.is_unique and (facts.kind == "text" or NAME.search(facts.snake))]
     single.sort(key=lambda facts: (not NAME.search(facts.snake), facts.kind != "text"))
     if single:
         return Guess(single[0].name, "different in every row", tuple(each.name for each in single[1:]))
     if time is None:
         return Guess(None, "no column differs in every row", tuple(facts.name for facts in able[:MOST_ENTITIES]))
-    entities = sorted(able, key=lambda facts: (not NAME.search(facts.snake), -facts.distinct))[:MOST_ENTITIES]
-    for size in (1, 2):
-        for chosen in combinations([facts.name for facts in entities], size):
-            if not _repeat(columns, (*chosen, time)):
-                return Guess((*chosen, time), "together different in every row")
-    return Guess(None, "no columns together differ in every row", tuple(facts.name for facts in entities))
+    entities = _entities(able)
+    names = tuple(facts.name for facts in entities)
+    repeated, rows = repeated_entity(columns, time, label) or (None, 0)
+    for chosen in _combinations(entities, repeated):
+        if not count_repeats(columns, (*chosen, time)):
+            return Guess((*chosen, time), "together different in every row")
+    if repeated is not None:
+        reason = f"{repeated} with {time} repeats in {rows:,} rows; remove the duplicates, or name another column"
+        return Guess(None, reason, tuple(name for name in names if name != repeated))
+    return Guess(None, "no columns together differ in every row", names)
+
+
+def repeated_entity(columns: Mapping[str, ColumnFacts], time: str, label: str | None) -> tuple[str, int] | None:
+    """Return the column that identifies the rows of a time but for a small share of them, and the number of these rows.
+
+    None if a column identifies all of them, or none does so nearly.
+    """
+    entities = _entities(_able(columns, time, label))
+    counts = {facts.name: count_repeats(columns, (facts.name, time)) for facts in entities}
+    named = {facts.name: counts[facts.name] for facts in entities if _is_named(facts)}
+    likely = {facts.name: counts[facts.name] for facts in entities if _may_be_key(facts)}
+    for group in (named, likely, counts):
+        near = {name: rows for name, rows in group.items() if rows <= SMALL_SHARE * len(columns[name].values)}
+        if near:
+            entity = min(near, key=lambda name: near[name])
+            return (entity, near[entity]) if near[entity] else None
+    return None
+
+
+def count_repeats(columns: Mapping[str, ColumnFacts], names: tuple[str, ...]) -> int:
+    """Return the number of rows that have the same values in these columns as an earlier row."""
+    return int(pd.DataFrame({name: columns[name].values for name in names}).duplicated().sum())
+
+
+def _combinations(entities: Sequence[ColumnFacts], repeated: str | None) -> Iterator[tuple[str, ...]]:
+    """Yield the entities that may be in an id: one, or two that both look like keys.
+
+    Beside an entity that identifies almost all rows, only a column with the name of a key may stand: any other text would
+    tell the repeated rows apart by what changed in them.
+    """
+    if repeated is not None:
+        yield from ((repeated, facts.name) for facts in entities if _is_named(facts) and facts.name != repeated)
+        return
+    yield from ((facts.name,) for facts in entities)
+    yield from combinations([facts.name for facts in entities if _may_be_key(facts)], 2)
+
+
+def _able(columns: Mapping[str, ColumnFacts], time: str | None, label: str | None) -> list[ColumnFacts]:
+    return [facts for name, facts in columns.items() if name not in {time, label} and _may_identify(facts)]
+
+
+def _entities(able: Sequence[ColumnFacts]) -> list[ColumnFacts]:
+    return sorted(able, key=lambda facts: (not NAME.search(facts.snake), -facts.distinct))[:MOST_ENTITIES]
+
+
+def _is_named(facts: ColumnFacts) -> bool:
+    return bool(NAME.search(facts.snake) or THING.search(facts.snake))
+
+
+def _may_be_key(facts: ColumnFacts) -> bool:
+    return facts.kind == "text" or _is_named(facts)
 
 
 def _may_identify(facts: ColumnFacts) -> bool:
     whole = facts.kind == "text" or facts.is_whole
     return whole and not facts.is_prose and facts.null_share == 0 and facts.distinct >= 1
-
-
-def _repeat(columns: Mapping[str, ColumnFacts], names: tuple[str, ...]) -> bool:
-    return bool(pd.DataFrame({name: columns[name].values for name in names}).duplicated().any())

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.inspection import identity, labels, times, zones
-from tasks.adapters.inspection.columns import ColumnFacts, describe_columns, sentinel_of
+from tasks.adapters.inspection.columns import ColumnFacts, describe_columns, sentinel_of, share_of_rows
 from tasks.adapters.inspection.personal import looks_personal
 from tasks.adapters.lake.label_spellings import canonical_labels, spelling_key, unknown_words
 from tasks.policy.records.text import printable
@@ -46,21 +46,27 @@ def _ids(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[st
     later = int(frame.assign(_window=number)[~history].duplicated().sum())
     missing = int(frame.isna().any(axis=1).sum())
     if repeated or later:
-        better = identity.choose_id(
-            {name: each for name, each in columns.items() if each.kind != "time" or name == config.columns.time},
-            config.columns.time,
-            config.columns.label,
-        ).value
-        better = (better,) if isinstance(better, str) else better
-        fix = (
-            f"write columns.id: [{', '.join(better)}]"
-            if better and set(better) != set(names)
-            else "remove the repeated rows in the source"
-        )
+        fix = _fix_of_repeats(config, columns, int(frame.duplicated().sum()))
         where = f"{repeated:,} rows of the history" if repeated else f"{later:,} rows of a later window"
         yield f"columns.id {', '.join(names)}: {where} repeat the id of another row; {fix}"
     if missing:
         yield f"columns.id {', '.join(names)}: {missing:,} rows have no id; fill it in the source"
+
+
+def _fix_of_repeats(config: ModelConfig, columns: Mapping[str, ColumnFacts], repeats: int) -> str:
+    roles = config.columns
+    able = {name: each for name, each in columns.items() if each.kind != "time" or name == roles.time}
+    better = identity.choose_id(able, roles.time, roles.label).value
+    better = (better,) if isinstance(better, str) else better
+    if better and set(better) != set(roles.id_columns):
+        return f"write columns.id: [{', '.join(better)}]"
+    entity, rows = identity.repeated_entity(able, roles.time, roles.label) or ("", repeats)
+    if rows < repeats:
+        return (
+            f"{entity} with {roles.time} repeats in {rows:,} rows: remove these in the source, and write "
+            f"columns.id: [{entity}, {roles.time}]"
+        )
+    return "remove the repeated rows in the source"
 
 
 def _names(config: ModelConfig, rows: pa.Table) -> Iterator[str]:
@@ -90,11 +96,11 @@ def _features(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterat
         if sentinel := sentinel_of(facts):
             number, share = sentinel
             fix = (
-                f'write source.options: {{null_values: "{number:g}"}}'
+                f'write source.options: {{null_values: "{number:.0f}"}}'
                 if config.source.kind == "csv"
                 else "write null instead in the source"
             )
-            yield f"{name}: {number:g} in {share:.1%} of the rows looks like a missing value; {fix}"
+            yield f"{name}: {number:.0f} in {share_of_rows(share)} of the rows looks like a missing value; {fix}"
         many = facts.distinct > MOST_CATEGORIES or facts.distinct > 0.5 * len(facts.values) > 20
         if name in features.categorical and many and not facts.is_constant:
             yield (
@@ -234,7 +240,7 @@ def _number_labels(name: str, column: pa.ChunkedArray, decimal_point: str) -> It
         yield f"{name}: {infinite:,} labels are infinite and are left out; write null or a number in the source"
     if sentinel := sentinel_of(ColumnFacts(name, "numeric", numbers.dropna(), int(numbers.nunique()))):
         yield (
-            f"{name}: {sentinel[0]:g} in {sentinel[1]:.1%} of the labels looks like a missing value; "
+            f"{name}: {sentinel[0]:.0f} in {share_of_rows(sentinel[1])} of the labels looks like a missing value; "
             "write null instead in the source"
         )
 

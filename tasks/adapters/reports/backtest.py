@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.adapters.reports import page
 from tasks.adapters.reports.page import Chart
 from tasks.adapters.storage.atomic_files import write_atomically
-from tasks.policy.backtest.comparison import PolicyComparison
+from tasks.policy.backtest.comparison import PolicyComparison, times
 from tasks.policy.backtest.study import Backtest, Lift, Recommendation
 
 SEEN = 3.0
@@ -171,9 +171,9 @@ def policy_rows(comparison: PolicyComparison) -> list[tuple[str, ...]]:
     return [
         (
             each.policy,
-            str(each.retrains),
+            f"{each.retrains}, switched back {times(each.switches_back)}" if each.switches_back else str(each.retrains),
             f"{each.metric:.4g}",
-            f"{each.gain:+.3g} ({each.low:+.3g} to {each.high:+.3g})" if each.retrains else "–",
+            "–" if each.serves_as_never else f"{each.gain:+.3g} ({each.low:+.3g} to {each.high:+.3g})",
             "< 0.01 $" if 0 < each.cost_usd < 0.01 else f"{each.cost_usd:,.2f} $",
             "?" if each.value_usd is None else f"{each.value_usd:,.2f} $",
         )

@@ -41,6 +41,10 @@ class PolicyResult:
 
     policy: str
     retrains: int
+    switches_back: int
+    """Deployments of a model that existed already, such as one from the history."""
+    serves_as_never: bool
+    """Whether every window was served by the same model as with never retraining."""
     metric: float
     gain: float
     low: float
@@ -117,24 +121,35 @@ def _result(matrix: PerformanceMatrix, terms: HistoryTerms, name: str, run: Run,
     value = terms.budget.value_usd_per_metric_unit_per_day
     worth = None if value is None else value * gain * days
     pays_from = cost / (gain * days) if gain > 0 and cost > 0 else None
-    return PolicyResult(name, len(run.trainings), metric, gain, low, high, cost, worth, pays_from)
+    back, same = run.deployments - len({*run.serving} & {*run.trainings}), run.serving == never.serving
+    return PolicyResult(name, len(run.trainings), back, same, metric, gain, low, high, cost, worth, pays_from)
 
 
 def _headline(results: tuple[PolicyResult, ...], terms: HistoryTerms) -> str:
     """Say in one sentence what retraining would have been worth, and whether `perennial` needed fewer retrains."""
     never, timer, ours = results
     name = terms.metric.name
-    if ours.retrains == 0 and max(timer.low, 0) == 0:
+    if ours.serves_as_never and ours.retrains == 0 and max(timer.low, 0) == 0:
         return (
             f"Nothing was gained by retraining in this history: {name} stays at {never.metric:.4g}, and "
             "perennial would not have retrained."
         )
-    better = "ahead of never" if ours.low > 0 else "not clearly ahead of never"
+    switched = f", switched back to an earlier model {times(ours.switches_back)}" if ours.switches_back else ""
     return (
-        f"perennial would have retrained {_times(ours.retrains)} and reached {name} {ours.metric:.4g}, {better} "
-        f"({never.metric:.4g}); {timer.policy} would have retrained {_times(timer.retrains)} and reached {timer.metric:.4g}."
+        f"perennial would have retrained {times(ours.retrains)}{switched} and reached {name} {ours.metric:.4g}, "
+        f"{_against_never(ours)} ({never.metric:.4g}); {timer.policy} would have retrained {times(timer.retrains)} and "
+        f"reached {timer.metric:.4g}."
     )
 
 
-def _times(count: int) -> str:
+def _against_never(ours: PolicyResult) -> str:
+    if ours.low > 0:
+        return "ahead of never"
+    if ours.high < 0:
+        return "behind never"
+    return "behind never, though not clearly" if ours.gain < 0 else "not clearly ahead of never"
+
+
+def times(count: int) -> str:
+    """Return "once" or "N times"."""
     return "once" if count == 1 else f"{count} times"

@@ -52,6 +52,51 @@ def test_weekly_customers(tables):
     assert found.division.window_days >= 7
 
 
+def snapshots(repeats: int) -> pd.DataFrame:
+    """Weekly rows of 200 customers with a tenure and a plan, of which the last `repeats` are written twice with another one."""
+    random = np.random.default_rng(7)
+    customer, week = (each.ravel() for each in np.meshgrid(np.arange(200), np.arange(40)))
+    table = pd.DataFrame(
+        {
+            "customer_id": customer,
+            "snapshot_date": pd.Timestamp("2025-01-06", tz="UTC") + pd.to_timedelta(7 * week, unit="D"),
+            "tenure": customer % 60 + week,
+            "plan": random.choice(["S", "M", "L"], len(week)),
+            "churned": random.integers(0, 2, len(week)),
+        }
+    )
+    again = table.tail(repeats).assign(tenure=lambda rows: rows["tenure"] + 1, plan="XL")
+    return pd.concat([table, again]).sort_values("snapshot_date", kind="stable")
+
+
+@pytest.mark.parametrize("repeats", [0, 11])
+def test_a_few_repeated_rows_are_a_question_and_no_feature_hides_them(repeats, tmp_path):
+    snapshots(repeats).to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "churn")
+    assert found.time.value == "snapshot_date"
+    if repeats:
+        assert found.id.value is None
+        assert found.id.reason.startswith("customer_id with snapshot_date repeats in 11 rows; remove the duplicates")
+    else:
+        assert found.id.value == ("customer_id", "snapshot_date")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("product_id", lambda number: 5 + number % 2, ("customer_id", "product_id", "snapshot_date")),
+        ("channel", lambda number: np.where(number % 2, "web", "shop"), ("customer_id", "channel", "snapshot_date")),
+        ("visits", lambda number: 5 + number % 2, None),
+    ],
+)
+def test_a_second_entity_looks_like_a_key(name, value, expected, tmp_path):
+    """Each customer has two rows a week."""
+    table = pd.concat([snapshots(0)] * 2).sort_values(["snapshot_date", "customer_id"], kind="stable")
+    table.insert(1, name, value(np.arange(len(table))))
+    table.drop(columns=["plan", "tenure"]).to_parquet(tmp_path / "t.parquet")
+    assert guessed(tmp_path / "t.parquet", "churn").id.value == expected
+
+
 def test_hourly_load_without_an_id(tables):
     found = guessed(tables / "load.csv", "load_forecast")
     assert (found.time.value, found.label.value, found.task.value) == ("hour", "load_mw", "regression")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.inspection.columns import ColumnFacts, sentinel_of, share_of_rows
 from tasks.adapters.inspection.lints import find_lints
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,6 +86,19 @@ def test_the_same_row_twice_cannot_be_told_apart():
     ]
 
 
+def test_a_few_repeats_of_entity_and_time_are_named_and_not_hidden_by_a_feature():
+    rows = table()
+    rows["order"] = [f"o{number % 50}" for number in range(ROWS)]
+    rows["visits"] = np.arange(ROWS)
+    again = rows.head(11).assign(visits=lambda each: each["visits"] + 1)
+    features = {"numeric": ["amount", "visits"], "categorical": ["plan"], "boolean": ["member"]}
+    (found,) = lints(pd.concat([rows, again]), model(features=features))
+    assert found == (
+        "columns.id order: 1,305 rows of the history repeat the id of another row; order with at repeats in 11 rows: "
+        "remove these in the source, and write columns.id: [order, at]"
+    )
+
+
 def test_an_id_may_return_in_a_later_window():
     rows = table()
     late = rows["at"] >= "2025-02-26"
@@ -116,6 +130,36 @@ def test_each_problem_is_one_line_with_its_fix(column, change, message):
     found = [line for line in lints(rows) if line.startswith(f"{column}:")]
     assert len(found) == 1
     assert found[0].startswith(message)
+
+
+MANY = 50_000
+
+
+@pytest.mark.parametrize(
+    ("code", "repeats", "scale", "expected"),
+    [
+        (-999999.0, 5, 1.0, "less than 0.1%"),
+        (99999999.0, 5, 1.0, "less than 0.1%"),
+        (-99999999.0, 60, 1.0, "0.1%"),
+        (-999999.0, 4, 1.0, None),
+        (999.0, 5, 1.0, "less than 0.1%"),
+        (999.0, 5, 12.0, None),
+    ],
+)
+def test_a_code_far_outside_is_found_in_five_rows(code, repeats, scale, expected):
+    """Normal values reach about 4.3 σ on either side, so that 12 σ units put 999 within 10 ranges."""
+    values = np.random.default_rng(8).normal(0, scale, MANY)
+    values[np.arange(repeats) * 7] = code
+    found = sentinel_of(ColumnFacts("a", "numeric", pd.Series(values), MANY))
+    assert (found and share_of_rows(found[1])) == expected
+
+
+def test_a_heavy_tail_is_no_code():
+    """Prices with a long tail, of which a few are exactly 999."""
+    values = np.random.default_rng(9).lognormal(2, 1.5, MANY)
+    values[:8] = 999.0
+    assert values.max() > 999 > np.quantile(values, 0.999)
+    assert sentinel_of(ColumnFacts("price", "numeric", pd.Series(values), MANY)) is None
 
 
 def test_labels_before_their_row_and_after_the_look_back():
