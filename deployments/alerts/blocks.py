@@ -8,6 +8,7 @@ alerts would use is undefined.
 
 import difflib
 import logging
+import re
 import stat
 import sys
 from abc import ABC
@@ -22,7 +23,7 @@ from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from pydantic import SecretStr, ValidationError
 
-from deployments.config.blocks.alerts import SHARED_BLOCK
+from deployments.config.blocks.alerts import BLOCK, SHARED_BLOCK
 from tasks.policy.records.errors import DeploymentError
 
 CUSTOM = CustomWebhookNotificationBlock.get_block_type_slug()
@@ -80,6 +81,10 @@ def save_block(block: str, file: Path) -> str:
     kind = types().get(slug)
     if kind is None or not name:
         raise DeploymentError(f"{block}: expected TYPE/NAME, such as slack-webhook/ml-team; {why_missing(block)}")
+    if not re.fullmatch(BLOCK, block):
+        raise DeploymentError(
+            f"{block}: the name is {name!r}, expected lower-case letters, digits and hyphens, such as {slug}/ml-team"
+        )
     made = _made(kind, _content(file), "standard input" if file == STDIN else str(file))
     return str(made.save(name, overwrite=True))
 

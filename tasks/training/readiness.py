@@ -20,6 +20,7 @@ def check_training(config: ModelConfig) -> tuple[str, ...]:
 
     Raises:
         SourceError: The source's function cannot be imported.
+        MetricError: A metric of your own cannot be imported or computed.
         EstimatorError: What trains the model cannot be used.
         FeatureError: A feature leaks the label by its name; training refuses such a feature.
         SuiteError: An expectation of `quality.suite` cannot be used.
@@ -28,6 +29,8 @@ def check_training(config: ModelConfig) -> tuple[str, ...]:
     if leaks := profiling.leakage.leaks_by_name(config):
         raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
+    for name in config.metrics:
+        config.metric(name)
     found = own_training.trainer.check(config)
     if config.drift.evidently:
         gates.evidently_metrics.check_items(config)

@@ -271,6 +271,11 @@ def test_a_secret_may_come_from_standard_input(monkeypatch, capsys):
             "did you mean pager-duty-webhook/on-call? Prefect's own types are custom-webhook,",
         ),
         ("slack-webhook", "x", "slack-webhook: expected TYPE/NAME, such as slack-webhook/ml-team"),
+        (
+            "slack-webhook/Bad_Name!",
+            "https://chat.example/5ecret",
+            "name is 'Bad_Name!', expected lower-case letters, digits",
+        ),
         ("slack-webhook/x", "hooks.example/5ecret", "expected one address that begins with https://"),
         ("slack-webhook/x", "https://chat.example/5ecret", "Prefect's block cannot use it"),
         (

@@ -5,6 +5,8 @@ description, an example and a safe default; error messages and `deployments/READ
 """
 
 import codecs
+import importlib
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +19,20 @@ ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 LONGEST_NAME = 200
 RESERVED = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
 """Arrow adds columns with these names to every file it reads; a model's columns must not have them."""
+
+
+def imported(path: str, refuse: Callable[[str], Exception]) -> Any:
+    """Import what a model's file names: `module:name`, or a module. Raises the error that `refuse` makes of the reason."""
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        return getattr(module, name) if name else module
+    except (ImportError, AttributeError) as error:
+        raise refuse(str(error)) from error
+    except (Exception, SystemExit) as error:  # a module of the user's own may raise anything
+        message = str(error).strip()
+        reason = f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
+        raise refuse(reason) from error
 
 
 def _not_reserved(name: str) -> str:

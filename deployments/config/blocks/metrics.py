@@ -1,6 +1,5 @@
 """Settings of metrics of the user's own: the block `metrics` of a model's YAML file, and the rules made from it."""
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
-from deployments.config.blocks.data import IMPORT_PATH, ColumnNames
+from deployments.config.blocks.data import IMPORT_PATH, ColumnNames, imported
 from tasks.policy.custom_metrics.ready_made import READY_MADE
 from tasks.policy.custom_metrics.rules import CustomRule
 from tasks.policy.records.base import Settings
@@ -138,13 +137,11 @@ def _with_directions(value: Any, directions: Mapping[str, bool]) -> Any:
 
 @cache
 def _imported(name: str, path: str) -> Callable[..., Any]:
-    module_name, _, function_name = path.partition(":")
-    module_name = "sklearn.metrics" if path.startswith(SKLEARN) else module_name
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise MetricError(
-            f"metrics.{name}.function is {path}, which cannot be imported ({error}); expected module:function, installed or on "
-            "PYTHONPATH"
-        ) from None
-    return found
+    function: Callable[..., Any] = imported(
+        path.replace(SKLEARN, "sklearn.metrics:", 1) if path.startswith(SKLEARN) else path,
+        lambda reason: MetricError(
+            f"metrics.{name}.function is {path}, which cannot be imported ({reason}); expected module:function, installed or "
+            "on PYTHONPATH"
+        ),
+    )
+    return function

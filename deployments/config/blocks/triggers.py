@@ -1,13 +1,12 @@
 """Conditions of the user's own: `trigger: module:Class` in the block `retraining` of a model's YAML file."""
 
-import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from deployments.config.blocks.data import IMPORT_PATH
+from deployments.config.blocks.data import IMPORT_PATH, imported
 from tasks.policy.triggers.base import Trigger
 
 
@@ -37,14 +36,13 @@ def _own(path: str, content: dict[Any, Any]) -> Trigger:
 def _imported(path: str) -> type[Trigger]:
     if not re.match(IMPORT_PATH, path):
         raise ValueError(f"retraining: trigger is {path!r}, expected module:Class, such as mycompany.churn:Campaign")
-    module_name, _, name = path.partition(":")
-    try:
-        kind = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"retraining: trigger is {path}, which cannot be imported ({error}); expected module:Class, installed or on "
+    kind = imported(
+        path,
+        lambda reason: ValueError(
+            f"retraining: trigger is {path}, which cannot be imported ({reason}); expected module:Class, installed or on "
             "PYTHONPATH"
-        ) from None
+        ),
+    )
     if not (isinstance(kind, type) and issubclass(kind, Trigger) and "trigger" in kind.model_fields):
         raise ValueError(
             f"retraining: trigger is {path}, expected a subclass of tasks.policy.triggers.base.Trigger with a field trigger: "

@@ -115,14 +115,14 @@ def import_extra(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise EstimatorError(missing(package, error)) from error
+        raise EstimatorError(missing(package, str(error))) from error
 
 
-def missing(package: str, error: ImportError) -> str:
+def missing(package: str, reason: str) -> str:
     """Return why a package cannot be imported and how to install it."""
     if package not in EXTRAS:
-        return f"{package} cannot be imported ({error}); install it or fix the path"
+        return f"{package} cannot be imported ({reason}); install it or fix the path"
     return (
-        f"{package} cannot be imported ({error}); it comes with an extra: pip install 'perennial[{package}]' on every machine "
+        f"{package} cannot be imported ({reason}); it comes with an extra: pip install 'perennial[{package}]' on every machine "
         f"that trains or scores this model, and in its image docker build --build-arg EXTRAS={package}"
     )

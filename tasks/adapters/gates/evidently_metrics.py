@@ -6,7 +6,6 @@ item's place in the file; whether that only warns is for the policy (`second_opi
 """
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from evidently.core.metric_types import CountValue, MetricResult, MetricTestResu
 from evidently.core.report import Snapshot
 from evidently.legacy.tests.base_test import TestStatus
 
+from deployments.config.blocks.data import imported
 from deployments.config.blocks.monitoring import EvidentlyItem
 from deployments.config.model import ModelConfig
 from tasks.adapters.gates.evidently import as_dataset
@@ -100,14 +100,13 @@ def _report(item: EvidentlyItem, place: str, shown: Mapping[str, str]) -> Report
 
 
 def _function(item: EvidentlyItem, place: str) -> Any:
-    module_name, _, name = str(item.report).partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ModelConfigError(
-            f"{place}.report is {item.report}, which cannot be imported ({error}); "
+    return imported(
+        str(item.report),
+        lambda reason: ModelConfigError(
+            f"{place}.report is {item.report}, which cannot be imported ({reason}); "
             "expected module:function, installed or on PYTHONPATH"
-        ) from error
+        ),
+    )
 
 
 def _build(item: EvidentlyItem, place: str, shown: Mapping[str, str]) -> Any:

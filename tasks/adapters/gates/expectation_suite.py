@@ -5,7 +5,6 @@ expectation is built individually here, and one that cannot be built is an error
 """
 
 import hashlib
-import importlib
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from great_expectations.exceptions import GreatExpectationsError
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 from great_expectations.expectations.metadata_types import FailureSeverity
 
+from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.data_quality.expectations import (
     Expectation,
     Roles,
@@ -198,15 +199,20 @@ def _from_file(path: Path) -> tuple[list[gxe.Expectation], object]:
 
 
 def _from_function(name: str) -> tuple[list[gxe.Expectation], object]:
-    module, _, function = name.partition(":")
+    make = imported(
+        name,
+        lambda reason: SuiteError(
+            f"quality.suite: {name}: cannot be imported ({reason}); expected module:function, installed or on PYTHONPATH"
+        ),
+    )
     try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        made = make()
+        found = list(made.expectations if isinstance(made, gx.ExpectationSuite) else made)
+    except Exception as error:
         raise SuiteError(
-            f"quality.suite: {name}: cannot be imported ({error}); expected module:function, installed or on PYTHONPATH"
+            f"quality.suite: {name}: the function failed ({reason_of(error)}); expected an ExpectationSuite or a list of "
+            "expectations"
         ) from error
-    made = make()
-    found = list(made.expectations if isinstance(made, gx.ExpectationSuite) else made)
     other_types = [type(one).__name__ for one in found if not isinstance(one, gxe.Expectation)]
     if other_types:
         raise SuiteError(

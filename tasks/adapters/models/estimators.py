@@ -5,7 +5,6 @@ scorer that validation and serving use too.
 """
 
 import difflib
-import importlib
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from sklearn.utils import get_tags
 from threadpoolctl import threadpool_limits
 from xgboost import XGBClassifier, XGBRegressor
 
+from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import Setup, missing
@@ -108,12 +108,12 @@ def estimator_class(config: ModelConfig) -> Any:
     if path is None:
         return XGBRegressor if config.task == "regression" else XGBClassifier
     module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise EstimatorError(
-            f"{config.name}: training.estimator is {path}, but {missing(module_name, error)}"
-        ) from error
+    module = imported(
+        module_name,
+        lambda reason: EstimatorError(
+            f"{config.name}: training.estimator is {path}, but {missing(module_name, reason)}"
+        ),
+    )
     kind = getattr(module, name, None)
     needed = ("fit", "predict", "get_params") + (() if config.task == "regression" else ("predict_proba",))
     lacking = [method for method in needed if not hasattr(kind, method)]

@@ -1,10 +1,10 @@
 """Import functions that a model's file names, and call them as their signature asks."""
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from deployments.config.blocks import data
 from deployments.config.model import ModelConfig
 from tasks.policy.records.errors import EstimatorError
 
@@ -14,12 +14,13 @@ def imported(config: ModelConfig, setting: str) -> Callable[..., Any]:
     path: str = getattr(config.training, setting)
     module_name, _, name = path.partition(":")
     at = f"{config.name}: training.{setting} is {path}"
-    try:
-        found = getattr(importlib.import_module(module_name), name, None)
-    except ImportError as error:
-        raise EstimatorError(
-            f"{at}, but {module_name} cannot be imported ({error}); expected a module that is installed or on PYTHONPATH"
-        ) from error
+    module = data.imported(
+        module_name,
+        lambda reason: EstimatorError(
+            f"{at}, but {module_name} cannot be imported ({reason}); expected a module that is installed or on PYTHONPATH"
+        ),
+    )
+    found = getattr(module, name, None)
     if not callable(found):
         raise EstimatorError(f"{at}, but {module_name} has no function {name}; expected a function; fix the path")
     return found

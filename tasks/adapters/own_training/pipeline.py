@@ -16,6 +16,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.models import files
 from tasks.adapters.models.encoding import Encoding, RawEncoding, raw_encoding
 from tasks.adapters.own_training.imports import check_parameters, imported
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.errors import EstimatorError, ModelFileError
 
 
@@ -24,7 +25,10 @@ def build(config: ModelConfig) -> Any:
     function, at = imported(config, "pipeline"), f"{config.name}: training.pipeline is {config.training.pipeline}"
     given = (config,) if inspect.signature(function).parameters else ()
     check_parameters(config, "pipeline", *given)
-    built = function(*given)
+    try:
+        built = function(*given)
+    except Exception as error:
+        raise EstimatorError(f"{at}, which failed ({reason_of(error)}); expected an unfitted transformer") from error
     lacking = [name for name in ("fit", "transform", "get_params") if not hasattr(built, name)]
     if lacking:
         raise EstimatorError(

@@ -6,7 +6,6 @@ SourceEmpty, which a stage may handle: landing an empty window would be final. R
 and are dropped. Times without a zone are not assumed to be UTC; `source.options.time_zone` sets their zone.
 """
 
-import importlib
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
 from tasks.adapters.lake.casts import TimeForm, moment
 from tasks.adapters.lake.row_identity import remedy_for_repeated_ids, repeats
@@ -130,13 +130,12 @@ def check_function(config: ModelConfig) -> None:
 
 
 def _function(config: ModelConfig) -> Callable[..., Any]:
-    module_name, _, name = str(config.source.function).partition(":")
-    try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise SourceError(
-            f"{where(config)}: cannot be imported ({error}); expected module:function, installed or on PYTHONPATH"
-        ) from error
+    function: Callable[..., Any] = imported(
+        str(config.source.function),
+        lambda reason: SourceError(
+            f"{where(config)}: cannot be imported ({reason}); expected module:function, installed or on PYTHONPATH"
+        ),
+    )
     return function
 
 
