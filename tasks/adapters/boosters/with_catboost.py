@@ -31,6 +31,8 @@ SYNONYMS = {
     "num_leaves": "max_leaves",
 }  # fmt: skip
 """CatBoost's names for parameters that it also takes under another one, but not under both."""
+LOG_LINK_LOSSES = ("Poisson", "Tweedie", "LogLinQuantile")
+"""Losses of the logarithm: a prediction in the label's unit is the exponent of the formula's value."""
 VERBOSITY = ("verbose", "silent", "verbose_eval", "logging_level")
 DIFFERENT_EACH_TIME = ("model_guid", "train_finish_time")
 """Entries of a model's metadata that would make two equal fits two files."""
@@ -49,7 +51,10 @@ class CodedCatBoost:
         return self
 
     def predict(self, matrix: Matrix) -> Floats:
-        return np.asarray(self.model.predict(self.table(matrix), thread_count=self.threads), float)
+        table = self.table(matrix)
+        loss = str(self.model.get_all_params().get("loss_function", "")).split(":")[0]
+        kind = {"prediction_type": "Exponent"} if loss in LOG_LINK_LOSSES else {}  # CatBoost leaves out LogLinQuantile
+        return np.asarray(self.model.predict(table, thread_count=self.threads, **kind), float)
 
     def predict_proba(self, matrix: Matrix) -> Floats:
         return np.asarray(self.model.predict_proba(self.table(matrix), thread_count=self.threads), float)

@@ -45,20 +45,37 @@ def load(folder: Path, model_format: str) -> Any:
     import yaml  # after the limits are set
 
     described = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
-    if "sklearn" in described["flavors"]:  # pyfunc would give classes instead of probabilities
-        return mlflow.sklearn.load_model(str(folder))
+    for flavour in ("sklearn", "lightgbm", "xgboost", "catboost"):  # pyfunc would give classes instead of probabilities
+        if flavour in described["flavors"]:
+            model = getattr(mlflow, flavour).load_model(str(folder))
+            if flavour == "sklearn" or hasattr(model, "predict_proba"):
+                return model
     return mlflow.pyfunc.load_model(str(folder))
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """Return what the model says about itself: its type, its features and its classes."""
+    """Return what the model says about itself: its type, features, classes, and whether it gives probabilities."""
     inner = model.steps[-1][1] if hasattr(model, "steps") else model
+    kind = _kind(model)
     names, classes = getattr(model, "feature_names_in_", None), getattr(model, "classes_", None)
     return {
         "estimator": type(inner).__name__,
         "features": None if names is None else [str(name) for name in names],
         "classes": None if classes is None else [str(name) for name in classes],
+        "is_classifier": kind == "classifier" or (kind is None and classes is not None),
+        "is_regressor": kind == "regressor",
+        "has_probabilities": hasattr(model, "predict_proba"),
     }
+
+
+def _kind(model: Any) -> str | None:
+    """Return "classifier" or "regressor" as scikit-learn's tags say; None where the model has none."""
+    from sklearn.base import BaseEstimator, is_classifier, is_regressor  # after the limits are set
+
+    if not isinstance(model, BaseEstimator):
+        kind = getattr(model, "_estimator_type", None)
+        return kind if kind in ("classifier", "regressor") else None
+    return "classifier" if is_classifier(model) else "regressor" if is_regressor(model) else None
 
 
 def predict(model: Any, frame: Any, task: str) -> Any:

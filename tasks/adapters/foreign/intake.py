@@ -143,6 +143,11 @@ def _check_predictions(scorer: ForeignScorer, rows: pa.Table) -> None:
     fault = prediction_fault(predicted, len(rows), scorer.task)
     if fault:
         raise ForeignModelError(f"its predictions cannot be used: {fault}")
+    if scorer.task != "regression" and scorer.estimator.may_give_labels and np.isin(predicted, (0, 1)).all():
+        raise ForeignModelError(
+            f"its predictions for {len(rows)} rows are all 0 or 1, which are classes, expected probabilities; store a model "
+            "whose predict gives the probabilities, or a scikit-learn classifier with predict_proba"
+        )
 
 
 def _accepts_nulls(scorer: ForeignScorer, rows: pa.Table) -> bool:

@@ -5,7 +5,7 @@ scikit-learn, NumPy and SciPy, and NumPy's universal functions: other functions 
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import pyarrow as pa
 from xgboost import Booster, DMatrix
 from xgboost.core import XGBoostError
 
+from tasks.adapters.boosters.with_catboost import LOG_LINK_LOSSES
 from tasks.adapters.foreign.sandbox import Sandbox
 from tasks.adapters.models.files import TRUSTED_PACKAGES, Floats
 from tasks.adapters.models.resources import threads
@@ -40,6 +41,10 @@ class Predictor(Protocol):
     @property
     def task(self) -> str | None:
         """The task that the model was trained for; None where it does not say."""
+
+    @property
+    def may_give_labels(self) -> bool:
+        """Whether a classifier's predictions may be classes instead of probabilities, as its format does not say."""
 
     def predict(self, frame: pd.DataFrame) -> Floats: ...
 
@@ -80,6 +85,7 @@ class XGBoostModel:
 
     name = "Booster"
     classes = None
+    may_give_labels = False
 
     def __init__(self, content: bytes) -> None:
         self._booster = Booster({"nthread": threads()})
@@ -117,6 +123,7 @@ class LightGBMModel:
 
     name = "LightGBM"
     classes = None
+    may_give_labels = False
 
     def __init__(self, content: bytes) -> None:
         lightgbm = _library("lightgbm", "lightgbm")
@@ -136,23 +143,50 @@ class LightGBMModel:
             "gamma",
             "tweedie",
         }
+        if not objective:  # its scores would be taken for predictions
+            raise ForeignModelError(
+                "it was trained with an objective of the team's own, which its file does not hold; expected one of LightGBM's"
+            )
         self.task = known.get(objective) or ("regression" if objective in regressions else objective)
+        listed = [names[place] for place in _categorical_places(self._booster.params.get("categorical_feature"))]
+        given = self._booster.pandas_categorical or []
+        self._categories = dict(zip(listed, given, strict=True)) if len(listed) == len(given) else {}
 
     def predict(self, frame: pd.DataFrame) -> Floats:
-        texts = {name for name in frame.columns if isinstance(frame[name].dtype, pd.StringDtype)}
-        return np.asarray(self._booster.predict(_prepared(frame, texts), num_threads=threads()), float)
+        texts = {name for name in frame.columns if isinstance(frame[name].dtype, pd.StringDtype)} - set(
+            self._categories
+        )
+        own = frame.assign(
+            **{name: _as_categories(frame[name], known) for name, known in self._categories.items() if name in frame}
+        )
+        return np.asarray(self._booster.predict(_prepared(own, texts), num_threads=threads()), float)
+
+
+def _categorical_places(setting: Any) -> list[int]:
+    """Return the places of the categorical features, which LightGBM keeps as [1, 2] or "1,2"."""
+    parts = setting.split(",") if isinstance(setting, str) else setting or []
+    return sorted(int(part) for part in parts if str(part).strip().isdigit())
+
+
+def _as_categories(column: "pd.Series[Any]", known: Sequence[Any]) -> pd.Categorical:
+    """Return a column as these categories, in their type; a value that is none of them is missing."""
+    meant = {class_text(each): each for each in known}
+    values = {value: meant.get(class_text(value)) for value in column.dropna().unique()}
+    return pd.Categorical(column.astype(object).map(values), categories=list(known))
 
 
 class CatBoostModel:
     """A model in CatBoost's own format."""
 
     name = "CatBoost"
+    may_give_labels = False
 
     def __init__(self, content: bytes) -> None:
         catboost = _library("catboost", "catboost")
         self._model = catboost.CatBoost()
         self._model.load_model(blob=content)
         self._pool = catboost.Pool
+        self._kind = _catboost_prediction(str(self._model.get_all_params().get("loss_function", "")))
         names = list(self._model.feature_names_ or [])
         self.features = None if names == [str(place) for place in range(len(names))] else tuple(names)
         classes = list(getattr(self._model, "classes_", []))
@@ -165,8 +199,18 @@ class CatBoostModel:
             **{name: frame[name].astype(object) for name in self._categories if name in frame.columns}
         )
         pool = self._pool(own, cat_features=[name for name in self._categories if name in frame.columns])
-        kind = "RawFormulaVal" if self.classes is None else "Probability"
+        kind = self._kind if self.classes is None else "Probability"
         return np.asarray(self._model.predict(pool, prediction_type=kind, thread_count=threads()), float)
+
+
+def _catboost_prediction(loss: str) -> str:
+    """Return the prediction type of a regression in the label's unit. Raises ForeignModelError for several values a row."""
+    name = loss.split(":")[0]
+    if name == "RMSEWithUncertainty" or (name.startswith("Multi") and name not in ("MultiClass", "MultiClassOneVsAll")):
+        raise ForeignModelError(
+            f"its loss {loss} gives several values a row, expected one; train it with RMSE or another loss of one value"
+        )
+    return "Exponent" if name in LOG_LINK_LOSSES else "RawFormulaVal"
 
 
 class OnnxModel:
@@ -194,6 +238,7 @@ class OnnxModel:
         self._width = width if isinstance(width, int) else None
         self.features = None if self._is_matrix else tuple(put.name for put in self._inputs)
         self.classes: tuple[str, ...] | None = None
+        self.may_give_labels = len(self._session.get_outputs()) == 1
 
     def predict(self, frame: pd.DataFrame) -> Floats:
         if self._is_matrix:
@@ -219,6 +264,8 @@ class OnnxModel:
 class SkopsModel:
     """A scikit-learn estimator or pipeline."""
 
+    may_give_labels = False
+
     def __init__(self, content: bytes) -> None:
         import skops.io  # imports all of scikit-learn's estimators, which no other format needs
 
@@ -238,7 +285,10 @@ class SkopsModel:
         if classes is None:
             self.task = "regression"
         elif not hasattr(self._model, "predict_proba"):
-            raise ForeignModelError(f"its {self.name} gives no probabilities, expected a classifier with predict_proba")
+            raise ForeignModelError(
+                f"its {self.name} gives no probabilities, expected a classifier with predict_proba; fit it with "
+                "probability=True if it has that, or wrap it in sklearn.calibration.CalibratedClassifierCV"
+            )
 
     def predict(self, frame: pd.DataFrame) -> Floats:
         own = frame if self.features is not None else frame.to_numpy()
@@ -280,16 +330,27 @@ class SandboxedModel:
 
     @property
     def task(self) -> str | None:
-        return None if self.classes is None else "binary" if len(self.classes) == 2 else "multiclass"
+        if self.classes is not None:
+            return "binary" if len(self.classes) == 2 else "multiclass"
+        return "regression" if self._described["is_regressor"] else None
+
+    @property
+    def may_give_labels(self) -> bool:
+        return not self._described["has_probabilities"]
 
     def predict(self, frame: pd.DataFrame) -> Floats:
-
         return self._sandbox.predict(pa.Table.from_pandas(frame, preserve_index=False))
 
     @property
     def _described(self) -> dict[str, Any]:
         if self._facts is None:
-            self._facts = self._sandbox.describe()
+            found = self._sandbox.describe()
+            if found["is_classifier"] and not found["has_probabilities"]:
+                raise ForeignModelError(
+                    f"its {found['estimator']} gives no probabilities, expected a classifier with predict_proba; fit it with "
+                    "probability=True if it has that, or wrap it in sklearn.calibration.CalibratedClassifierCV"
+                )
+            self._facts = found
         return self._facts
 
 

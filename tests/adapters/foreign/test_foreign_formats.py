@@ -20,7 +20,8 @@ from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeRegressor
 
 from tasks.adapters import foreign
 from tasks.adapters.foreign import artefact
@@ -204,6 +205,51 @@ def test_catboost_file_predicts_as_its_maker(task, tmp_path):
     assert scorer.predict(rows) == pytest.approx(answer[:, 1] if task == "binary" else answer)
 
 
+@pytest.mark.parametrize("loss", ["RMSE", "Poisson", "Tweedie:variance_power=1.5", "LogLinQuantile"])
+def test_catboost_regression_is_served_in_the_label_s_unit(loss, tmp_path):
+    catboost = pytest.importorskip("catboost", reason="uv pip install 'perennial[catboost]'")
+    rows = make_rows("regression")
+    features = frame(rows)[["x", "noise"]]
+    counts = np.random.default_rng(1).poisson(np.exp(features["x"] * 0.5 + 1)).astype(float)
+    model = catboost.CatBoostRegressor(
+        iterations=30, loss_function=loss, verbose=False, train_dir=str(tmp_path / "info")
+    )
+    model.fit(features, counts).save_model(str(tmp_path / "model.cbm"))
+    config = config_of("regression", **NUMERIC)
+    scorer = foreign.take_in(config, str(tmp_path / "model.cbm"), with_labels(rows, counts)).scorer
+    raw = model.predict(features, prediction_type="RawFormulaVal")
+    assert scorer.predict(rows) == pytest.approx(raw if loss == "RMSE" else np.exp(raw))
+
+
+def test_catboost_loss_of_several_values_is_refused(tmp_path):
+    catboost = pytest.importorskip("catboost", reason="uv pip install 'perennial[catboost]'")
+    rows = make_rows("regression")
+    model = catboost.CatBoostRegressor(
+        iterations=5, loss_function="RMSEWithUncertainty", verbose=False, train_dir=str(tmp_path / "info")
+    )
+    model.fit(frame(rows)[["x", "noise"]], frame(rows)["label"]).save_model(str(tmp_path / "model.cbm"))
+    with pytest.raises(ForeignModelError, match="its loss RMSEWithUncertainty.* gives several values a row"):
+        foreign.take_in(config_of("regression", **NUMERIC), str(tmp_path / "model.cbm"), rows)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_lightgbm_file_with_whole_numbers_as_categories(missing, tmp_path):
+    lightgbm = pytest.importorskip("lightgbm", reason="uv pip install 'perennial[lightgbm]'")
+    rows = make_rows()
+    store = pd.Series(np.random.default_rng(0).integers(3, 8, len(rows)), dtype="Int64")
+    store[:20] = pd.NA if missing else 3
+    features = frame(rows)[["x"]].assign(store=store.astype("float" if missing else "int64").astype("category"))
+    model = lightgbm.LGBMClassifier(n_estimators=10, verbose=-1, min_child_samples=5)
+    model.fit(features, (frame(rows)["x"] + store.fillna(0) % 2 * 2 > 1).astype(int)).booster_.save_model(
+        str(tmp_path / "model.txt")
+    )
+    labelled = rows.append_column("store", pa.array(store, pa.int64(), from_pandas=True))
+    given = {**NUMERIC["columns"], "features": {"numeric": ["x"], "categorical": ["store"]}}
+    config = config_of(**{**NUMERIC, "columns": given})
+    scorer = foreign.take_in(config, str(tmp_path / "model.txt"), labelled).scorer
+    assert scorer.predict(labelled) == pytest.approx(model.predict_proba(features)[:, 1])
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_onnx_file_predicts_as_its_maker(zipped, tmp_path):
     pytest.importorskip("onnxruntime", reason="uv pip install 'perennial[onnx]'")
@@ -330,6 +376,44 @@ def test_mlflow_sklearn_model_needs_trust_and_gives_probabilities(workspace):
     scorer = foreign.take_in(config_of(trust=True), "models:/theirs@champion", rows).scorer
     assert scorer.predict(rows) == pytest.approx(expected(model, "binary", rows))
     gc.collect()
+
+
+def test_mlflow_lightgbm_classifier_gives_probabilities(workspace):
+    """MLflow stores it as a pickle; its pyfunc would predict classes."""
+    lightgbm = pytest.importorskip("lightgbm", reason="uv pip install 'perennial[lightgbm]'")
+    rows = make_rows()
+    features = frame(rows)[["x", "noise"]]
+    model = lightgbm.LGBMClassifier(n_estimators=10, verbose=-1).fit(features, frame(rows)["label"])
+    logged(workspace, model, "lightgbm")
+    config = config_of(trust=True, **NUMERIC)
+    scorer = foreign.take_in(config, str(workspace / "logged-lightgbm"), rows).scorer
+    assert scorer.predict(rows) == pytest.approx(model.predict_proba(features)[:, 1])
+
+
+def test_mlflow_model_of_classes_is_refused(workspace):
+    rows = make_rows()
+
+    class Rule(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            return (model_input["x"] > 0).astype(int).to_numpy()
+
+    mlflow.pyfunc.save_model(str(workspace / "rule"), python_model=Rule(), pip_requirements=[])
+    with pytest.raises(ForeignModelError, match="are all 0 or 1, which are classes, expected probabilities"):
+        foreign.take_in(config_of(trust=True, **NUMERIC), str(workspace / "rule"), rows)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (SVC(), "its SVC gives no probabilities.* probability=True .*CalibratedClassifierCV"),
+        (DecisionTreeRegressor(), "its DecisionTreeRegressor was trained for regression, expected task binary"),
+    ],
+)
+def test_joblib_model_without_probabilities_is_refused(model, message, tmp_path):
+    rows = make_rows()
+    address = stored(tmp_path, model.fit(frame(rows)[["x", "noise"]], frame(rows)["label"]), "model.joblib")
+    with pytest.raises(ForeignModelError, match=message):
+        foreign.take_in(config_of(trust=True, **NUMERIC), address, rows)
 
 
 def test_mlflow_signature_is_compared_with_the_features(workspace):
