@@ -1,6 +1,6 @@
 """Prepared workspaces that many tests start from: each is built once per process, then copied instead of trained again.
 
-A test's copy works like a copy made by a user: `tasks.adapters.registry.relocation` finds the versions' files in their
+A test's copy works like a copy made by a user: `tasks.adapters.storage.relocation` finds the versions' files in their
 new place.
 """
 

@@ -1,6 +1,7 @@
 from . import (
     artefact as artefact,
     child as child,
+    confine as confine,
     intake as intake,
     native as native,
     sandbox as sandbox,

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
-from tasks.adapters.registry import relocation
+from tasks.adapters.storage import relocation
 from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import workspace

@@ -1,7 +1,7 @@
 """Predict with a model that may run code: the program of the child process, which `sandbox` starts and stops.
 
 It reads requests from its standard input and writes answers to its standard output, each as an 8-byte length and an Arrow IPC
-stream. It imports nothing of Perennial, and limits its own memory and CPU time before it loads the model.
+stream. It imports nothing of Perennial, and limits its own memory, CPU time and processes before it loads the model.
 """
 
 import json
@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def bound(memory_bytes: int, cpu_s: int) -> None:
-    """Limit the address space and the CPU time of this process; no core file, as it would hold rows."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+def bound(settings: dict[str, Any]) -> None:
+    """Limit this process's memory, CPU time, files and number of processes; no core file, as it would hold rows."""
+    limits = [
+        (resource.RLIMIT_AS, settings["memory_bytes"]),
+        (resource.RLIMIT_CPU, settings["cpu_s"]),
+        (resource.RLIMIT_FSIZE, settings["file_bytes"]),
+        (resource.RLIMIT_NPROC, settings["processes"]),
+    ]
+    for kind, limit in limits:
+        most = resource.getrlimit(kind)[1]
+        if limit and (most == resource.RLIM_INFINITY or limit < most):
+            resource.setrlimit(kind, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -127,7 +135,7 @@ def main(settings: dict[str, Any]) -> None:
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     end_with_parent()
-    bound(settings["memory_bytes"], settings["cpu_s"])
+    bound(settings)
     try:
         serve(Path(settings["folder"]), settings["format"], settings["task"], channel)
     except Exception as error:  # noqa: BLE001 as above: loading runs the model's code

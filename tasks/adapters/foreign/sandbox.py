@@ -1,8 +1,9 @@
 """Run a model that may run code in a child process: without credentials, and with bounded memory, CPU time and time per call.
 
 The child's environment holds only the variables in `PASSED`, and its home is an empty folder. Where Linux user namespaces
-work, it also has no network, its own process tree, and empty folders in place of those that hold credentials. Elsewhere it can
-reach the network and read the files of this user, which the log says. Only Arrow data come back, never pickle.
+work, `confine` also gives it no network, its own process tree, a read-only file system, and nothing in place of the files that
+hold credentials or Perennial's state. Elsewhere it can reach the network, and read and write as this user, which the log says.
+Only Arrow data come back, never pickle.
 """
 
 import json
@@ -27,9 +28,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.adapters.foreign import child
+from tasks.adapters.foreign import child, confine
 from tasks.adapters.models.files import Floats
 from tasks.adapters.models.resources import threads
+from tasks.adapters.storage.workspace import SQLITE, workspace
 from tasks.policy.records.errors import ForeignModelError
 
 logger = logging.getLogger(__name__)
@@ -42,40 +44,92 @@ LOAD_S = 180.0
 CALL_S = 120.0
 """Wall-clock time of one prediction call."""
 MAX_ANSWER_BYTES = 2**31
+HOME_BYTES = 2**30
+"""Size of the child's home, which is in memory, and of any file that it writes."""
+PROCESSES = 1024
+"""Processes and threads of the child; libraries start some for each core."""
 PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 """The variables that the child sees. None of them holds a credential."""
-CREDENTIAL_FOLDERS = (
-    ".aws",
-    ".config",
-    ".azure",
-    ".kube",
-    ".ssh",
-    ".docker",
-    ".prefect",
-    ".gnupg",
-    ".databricks",
-    ".mlflow",
-)
+CREDENTIALS = (
+    ".aws", ".azure", ".boto", ".config", ".databricks", ".databrickscfg", ".docker", ".git-credentials", ".gnupg", ".kube",
+    ".mlflow", ".my.cnf", ".netrc", ".npmrc", ".oci", ".pgpass", ".prefect", ".pypirc", ".s3cfg", ".snowflake", ".snowsql",
+    ".ssh", ".bash_history", ".python_history", ".zsh_history",
+)  # fmt: skip
+"""Files and folders in the home folder that hold credentials, or commands with some."""
+CREDENTIAL_VARIABLES = (
+    "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "GOOGLE_APPLICATION_CREDENTIALS",
+    "KUBECONFIG", "NETRC", "PGPASSFILE", "PREFECT_HOME", "SSH_AUTH_SOCK", "DOCKER_CONFIG",
+)  # fmt: skip
+"""Variables that name such a file or folder elsewhere."""
+SERVICES = (
+    "/dev/pts", "/run/containerd", "/run/dbus", "/run/docker.sock", "/run/podman", "/run/postgresql", "/run/secrets", "/run/user",
+    "/var/run/secrets",
+)  # fmt: skip
+"""Terminals, sockets of services that trust this user, and secrets that containers are given."""
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child")
-# the second user namespace has no rights over the mounts of the first, so that the model cannot remove them
-HIDE = """
-for place in $HIDDEN; do mount -t tmpfs -o ro,size=4k none "$place" || exit 97; done
-unset HIDDEN
-mount -t proc proc /proc 2>/dev/null
-exec unshare --user "$@"
-"""
 
 
 @cache
 def isolation() -> tuple[str, ...]:
-    """Return the command that starts a child without network, if user namespaces work here; else an empty one."""
+    """Return the command that starts a child in namespaces, if a process can be confined in them here; else an empty one."""
     if shutil.which(NAMESPACES[0]) is None:
         return ()
-    try:
-        tried = subprocess.run([*NAMESPACES, "true"], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
+    with tempfile.TemporaryDirectory() as home:
+        program = [*NAMESPACES, *_confined([], Path(home)), sys.executable, "-I", "-S", "-c", ""]
+        try:
+            tried = subprocess.run(program, capture_output=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return ()
     return NAMESPACES if tried.returncode == 0 else ()
+
+
+def _confined(hidden: list[str], home: Path) -> list[str]:
+    """Return the command that confines the program whose command follows it."""
+    settings = {"hidden": hidden, "home": str(home), "home_bytes": HOME_BYTES, "processes": PROCESSES}
+    return [sys.executable, "-I", "-S", "-B", str(confine.__file__), json.dumps(settings)]
+
+
+def _hidden(place: Path) -> list[str]:
+    """Return the paths that the child must not see: credentials, and the workspace with its databases and tables.
+
+    Where a folder holds something that the child needs, as a home folder above the interpreter does, all else in it is hidden.
+    """
+    space = workspace()
+    local = [space.lake, space.ledger, space.artifacts]
+    database = space.mlflow.removeprefix(SQLITE) if space.mlflow.startswith(SQLITE) else ""
+    databases = [f"{database}{part}" for part in ("", "-wal", "-journal") if database]
+    state = [str(space.home), str(space.reports), *databases, *(part.removeprefix("file://") for part in local)]
+    named = [os.environ[name] for name in CREDENTIAL_VARIABLES if os.environ.get(name)]
+    own = [str(Path.home() / name) for name in CREDENTIALS]
+    imported = [path for path in (*sys.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)) if path]
+    programs = [sys.prefix, sys.base_prefix, sys.executable, str(Path(sys.executable).resolve()), str(child.__file__)]
+    needed = {Path(path).resolve() for path in (str(place), *programs, *imported)}
+    found: set[Path] = set()
+    for path in (*own, *named, *state, *SERVICES):
+        if "://" not in path:
+            found.update(_without(Path(path).expanduser().resolve(), needed))
+    return sorted(str(path) for path in found if not found & set(path.parents))
+
+
+def _without(path: Path, needed: set[Path]) -> list[Path]:
+    """Return the path if it exists and holds nothing needed; else what in it does not."""
+    try:
+        if not path.exists() or path in needed or path.is_char_device():
+            return []
+        if not any(one.is_relative_to(path) for one in needed):
+            return [path]
+        return [found for entry in path.iterdir() if not entry.is_symlink() for found in _without(entry, needed)]
+    except OSError:  # this user cannot read it, and so neither can the child
+        return []
+
+
+def _most_processes() -> int:
+    """Return RLIMIT_NPROC for the child: older kernels count all of this user's processes and threads; 0 for no limit."""
+    others = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            others += len(list((process / "task").iterdir())) if process.stat().st_uid == os.getuid() else 0
+    return others + PROCESSES if others else 0
 
 
 class Sandbox:
@@ -139,20 +193,21 @@ class _Child:
         (place / "home").mkdir()
         settings = {
             "folder": str(place / "model"), "format": model_format, "task": task,
-            "memory_bytes": MEMORY_BYTES, "cpu_s": CPU_S,
+            "memory_bytes": MEMORY_BYTES, "cpu_s": CPU_S, "file_bytes": HOME_BYTES, "processes": _most_processes(),
         }  # fmt: skip
         program = [sys.executable, "-P", "-B", str(child.__file__), json.dumps(settings)]
         environment = _environment(place / "home")
         namespaces = isolation()
         if namespaces:
-            hidden = [str(path) for name in CREDENTIAL_FOLDERS if (path := Path.home() / name).is_dir()]
-            environment["HIDDEN"] = " ".join(path for path in hidden if " " not in path)
-            program = [*namespaces, "sh", "-c", HIDE, "sh", *program]
-            logger.info("foreign model: its process has no network, no credentials and %.3g GiB", MEMORY_BYTES / 2**30)
+            program = [*namespaces, *_confined(_hidden(place), place / "home"), *program]
+            logger.info(
+                "foreign model: its process has no network, no credentials, no files to write and %.3g GiB",
+                MEMORY_BYTES / 2**30,
+            )
         else:
             logger.warning(
                 "foreign model: its process has no credentials in its environment, but user namespaces do not work here, so it "
-                "can reach the network and read this user's files and processes"
+                "can reach the network and read this user's files and processes, and write this user's files"
             )
         self._errors = (place / "errors").open("w+b")
         self._process = subprocess.Popen(

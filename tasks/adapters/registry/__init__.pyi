@@ -3,7 +3,6 @@ from . import (
     lineage as lineage,
     observed as observed,
     registration as registration,
-    relocation as relocation,
     version_files as version_files,
     versions as versions,
 )

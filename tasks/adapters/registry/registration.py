@@ -23,8 +23,8 @@ from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.profiling import binned_rows, reference_sample
 from tasks.adapters.profiling.reference_sample import ReferenceSample
-from tasks.adapters.registry import lineage, relocation, version_files, versions as registry
-from tasks.adapters.storage import lease
+from tasks.adapters.registry import lineage, version_files, versions as registry
+from tasks.adapters.storage import lease, relocation
 from tasks.adapters.storage.workspace import keep_private, workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import to_json

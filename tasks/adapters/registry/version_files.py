@@ -14,7 +14,8 @@ import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
 from tasks.adapters import foreign, models, profiling
-from tasks.adapters.registry import relocation, versions as registry
+from tasks.adapters.registry import versions as registry
+from tasks.adapters.storage import relocation
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import AttributionProfile

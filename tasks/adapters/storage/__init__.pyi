@@ -5,6 +5,7 @@ from . import (
     links as links,
     object_store as object_store,
     redaction as redaction,
+    relocation as relocation,
     table_cache as table_cache,
     workspace as workspace,
 )
