@@ -35,7 +35,7 @@ FLOWS: dict[str, tuple[str, str]] = {
     ),
     "adopt": (
         "Make a model that was trained elsewhere the first champion.",
-        "--model churn --source models:/churn@champion --requested-by ada@example.com",
+        "--model churn --source models:/churn-2025@champion --requested-by ada@example.com",
     ),
     "promote": (
         "Roll out the validated challenger, and make it the champion once it has passed.",

@@ -24,7 +24,7 @@ from tasks.adapters.models.files import Scorer
 from tasks.adapters.traffic.split_store import read_split
 from tasks.policy.records.errors import FeatureError, ModelFileError, PerennialError, PromotionRefused, RequestRefused
 from tasks.policy.rollout.traffic import TrafficSplit
-from tasks.policy.rollout.versions import why_not_serve, why_not_trusted
+from tasks.policy.rollout.versions import why_not_approved, why_not_serve, why_not_trusted
 
 logger = logging.getLogger(__name__)
 FEW_ROWS = 8
@@ -140,9 +140,8 @@ class Follower:
             number = registry.aliases(name).get(registry.CHAMPION)
             if number is None:
                 registry.version(name, registry.CHAMPION)  # raises NoChampion with what to do
-            is_new = loaded is None or loaded.champion.number != number
-            if is_new and (barred := why_not_serve(ledger.entries(name), str(number))):
-                raise PromotionRefused(barred)
+            if loaded is None or loaded.champion.number != number:
+                self._check_moved(str(number))
             champion = self._load(str(number))
         except FAILURES as error:
             self._set_fault(f"the champion cannot be read: {error}")
@@ -155,6 +154,15 @@ class Follower:
             beside = f", challenger {challenger.number} ({split.step})" if challenger else ""
             logger.info("%s: champion %s answers%s", name, champion.number, beside)
         self._set_fault(refusal and f"champion {champion.number} answers everything: {refusal}")
+
+    def _check_moved(self, number: str) -> None:
+        """Raise PromotionRefused for a champion that someone set in MLflow against the ledger's verdict or unapproved."""
+        name, entries = self.config.name, ledger.entries(self.config.name)
+        refusal = why_not_serve(entries, number)
+        if refusal is None and self.config.needs_approval:
+            refusal = why_not_approved(entries, registry.state(name), number)
+        if refusal:
+            raise PromotionRefused(refusal)
 
     def _challenger(self, split: TrafficSplit, champion: str) -> tuple[ServedVersion | None, str]:
         """Return the split's challenger, or None and why it is not followed."""

@@ -41,6 +41,7 @@ from tasks.policy.rollout.versions import (
     on_trial,
     outside_move,
     registered,
+    why_not_approved,
     why_not_serve,
     why_not_trusted,
 )
@@ -67,7 +68,11 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
     version = registry.version(config.name, registry.CHAMPION)
     if refusal := why_not_trusted(version, config.training.trust):
         raise ModelFileError(f"{config.name}: {refusal}")
-    if refusal := why_not_serve(ledger.entries(config.name), version.version):
+    entries = ledger.entries(config.name)
+    refusal = why_not_serve(entries, version.version)
+    if refusal is None and config.needs_approval and not config.predictions:
+        refusal = why_not_approved(entries, registry.state(config.name), version.version)
+    if refusal:
         raise PromotionRefused(f"{config.name}: {refusal}")
     return version
 

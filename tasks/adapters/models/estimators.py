@@ -6,6 +6,8 @@ scorer that validation and serving use too.
 
 import difflib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +31,25 @@ from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
 from tasks.adapters.models.resources import threads
-from tasks.policy.records.errors import EstimatorError
+from tasks.adapters.storage.redaction import without_secrets
+from tasks.policy.records.errors import EstimatorError, PerennialError
 from tasks.policy.statistics import metrics
+
+FAILURES: tuple[type[Exception], ...] = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What an estimator raises for rows or parameters that it cannot use, beside its library's own failures."""
+
+
+@contextmanager
+def as_estimator_error(place: str, failures: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Raise EstimatorError, which is not retried, for what code of the user's own or an estimator raises."""
+    try:
+        yield
+    except PerennialError:
+        raise
+    except failures as error:
+        raise EstimatorError(
+            f"{place}, which raised {type(error).__name__}: {without_secrets(first_line(error))}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -72,9 +91,12 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
 
     # scikit-learn's OpenMP code ignores n_jobs; the limit is never reset, which would lift it for other threads' fits
     threadpool_limits(threads())
-    stopped = choose_rounds(config, unfitted, data)
-    estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
-    if library := library_of(kind):
+    library = library_of(kind)
+    failures = (*FAILURES, *(library.failures if library else ()))
+    with as_estimator_error(f"{config.name}: training by {kind.__name__}", failures):
+        stopped = choose_rounds(config, unfitted, data)
+        estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
+    if library:
         estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
     scorer = Scorer(Pipeline([("encoder", encoder), ("estimator", estimator)]), encoder.encoding_, config.task, classes)
     return Fitted(
@@ -164,12 +186,12 @@ def try_out(config: ModelConfig) -> None:
         estimator.fit(random.integers(0, 3, (60, max(1, len(encoding.features)))).astype(np.float32), codes)
     except failures as error:
         raise EstimatorError(
-            f"{config.name}: training.parameters cannot be used by {kind.__name__} ({_first_line(error)}); expected values "
+            f"{config.name}: training.parameters cannot be used by {kind.__name__} ({first_line(error)}); expected values "
             "that its documentation lists"
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith("[")]
     return lines[0][:200] if lines else type(error).__name__
 

@@ -26,12 +26,12 @@ def imported(config: ModelConfig, setting: str) -> Callable[..., Any]:
     return found
 
 
-def check_parameters(config: ModelConfig, setting: str, *given: object) -> None:
+def check_parameters(config: ModelConfig, setting: str, /, *given: object, **named: object) -> None:
     """Raise EstimatorError unless the function that `training.<setting>` names can be called with these arguments."""
     try:
-        inspect.signature(imported(config, setting)).bind(*given)
+        inspect.signature(imported(config, setting)).bind(*given, **named)
     except TypeError as error:
-        names = "rows, config" if len(given) > 1 else "config" * len(given)
+        names = "rows, config" if len(given) > 1 else "config" * len((*given, *named))
         raise EstimatorError(
             f"{config.name}: training.{setting} is {getattr(config.training, setting)}, which cannot be called with "
             f"({names}): {error}; expected a function of these parameters"

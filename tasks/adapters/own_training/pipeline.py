@@ -15,20 +15,23 @@ from sklearn.base import clone
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import files
 from tasks.adapters.models.encoding import Encoding, RawEncoding, raw_encoding
+from tasks.adapters.models.estimators import as_estimator_error
 from tasks.adapters.own_training.imports import check_parameters, imported
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.errors import EstimatorError, ModelFileError
 
 
 def build(config: ModelConfig) -> Any:
-    """Call the function, with the configuration if it has a parameter. Raises EstimatorError for another result."""
-    function, at = imported(config, "pipeline"), f"{config.name}: training.pipeline is {config.training.pipeline}"
-    given = (config,) if inspect.signature(function).parameters else ()
-    check_parameters(config, "pipeline", *given)
-    try:
-        built = function(*given)
-    except Exception as error:
-        raise EstimatorError(f"{at}, which failed ({reason_of(error)}); expected an unfitted transformer") from error
+    """Call the function, with the configuration if it asks for it. Raises EstimatorError if it fails or for another result.
+
+    It asks by a parameter named `config`, or by a positional one without a default.
+    """
+    function, at = imported(config, "pipeline"), _place(config)
+    parameters = inspect.signature(function).parameters
+    named = {"config": config} if _is_named(parameters.get("config")) else {}
+    given = (config,) if not named and any(map(_must_be_given, parameters.values())) else ()
+    check_parameters(config, "pipeline", *given, **named)
+    with as_estimator_error(at):
+        built = function(*given, **named)
     lacking = [name for name in ("fit", "transform", "get_params") if not hasattr(built, name)]
     if lacking:
         raise EstimatorError(
@@ -44,7 +47,20 @@ def try_build(config: ModelConfig) -> None:
     try:
         files.needed_types(built, files.trusted_packages(config.training.imported))
     except ModelFileError as error:
-        raise EstimatorError(f"{config.name}: training.pipeline is {config.training.pipeline}: {error}") from None
+        raise EstimatorError(f"{_place(config)}: {error}") from None
+
+
+def _place(config: ModelConfig) -> str:
+    return f"{config.name}: training.pipeline is {config.training.pipeline}"
+
+
+def _is_named(parameter: inspect.Parameter | None) -> bool:
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def _must_be_given(parameter: inspect.Parameter) -> bool:
+    positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return positional and parameter.default is parameter.empty
 
 
 class PipelineEncoder:
@@ -58,16 +74,17 @@ class PipelineEncoder:
     def fit_transform(self, rows: pa.Table, y: Any) -> Any:
         """Fit a fresh transformer to these rows and return them transformed. Raises EstimatorError for other than numbers."""
         raw, transformer = raw_encoding(self._config.columns.features, rows), clone(self._unfitted)
-        found = transformer.fit_transform(raw.frame(rows), y)
+        frame = raw.frame(rows)
+        with as_estimator_error(_place(self._config)):
+            found = transformer.fit_transform(frame, y)
         self.encoding_ = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
         if fault := _fault(found, len(rows)):
-            raise EstimatorError(
-                f"{self._config.name}: training.pipeline is {self._config.training.pipeline}, which {fault}"
-            )
+            raise EstimatorError(f"{_place(self._config)}, which {fault}")
         return found
 
     def transform(self, rows: pa.Table) -> Any:
-        return self.encoding_.encode(rows)
+        with as_estimator_error(_place(self._config)):
+            return self.encoding_.encode(rows)
 
 
 def _fault(found: Any, rows: int) -> str | None:

@@ -39,7 +39,8 @@ class RegistryRules(Settings):
 
     outside_moves: Literal["refuse", "record"] = Field("refuse", examples=["record"])
     """`refuse`: a moved champion is reported, and nothing is promoted or rolled back until the alias is set back. `record`:
-    the next `score` or `monitor` checks the version, takes it in if it is unknown, and records the move (see "Your champion")."""
+    the next `score` or `monitor` checks the version, takes it in if it is unknown, and records the move (see "Your champion");
+    not accepted where a person must approve promotions."""
 
 
 @lru_cache(maxsize=2048)
@@ -194,6 +195,21 @@ def why_not_trusted(version: ModelVersion, is_trusted: bool) -> str | None:
     return (
         f"version {version.version} was adopted from a {kind} file, which can run any code when loaded, so it does not serve; "
         "set training.trust: true in the model's file if you trust who made it, or roll back to another version"
+    )
+
+
+def why_not_approved(entries: Sequence[LedgerEntry], registry: Registry, number: str) -> str | None:
+    """Why the version that the alias champion is on may not serve where a person must approve; None if it may.
+
+    It was never champion in the ledger. A promotion that was interrupted before it was recorded counts.
+    """
+    expected = last_move(entries, registry)
+    served = {from_json(Promotion, entry.body).champion for entry in entries if entry.kind in MOVES}
+    if expected is None or number in served or number == expected.champion:
+        return None
+    return (
+        f"alias {CHAMPION} is on version {number}, whose promotion nobody approved; set it back to version "
+        f"{expected.champion} in MLflow"
     )
 
 

@@ -72,6 +72,37 @@ def with_lambda(rows, config):
 
 def nothing(rows, config):
     return None
+
+
+def one_column(rows, config):
+    return LogisticRegression().fit(rows[["x"]], rows["label"])
+
+
+def turned_columns(rows, config):
+    return LogisticRegression().fit(rows[["noise", "flag", "x"]], rows["label"])
+
+
+def extra_column(rows, config):
+    return LogisticRegression().fit(rows[["x"]].assign(more=1.0), rows["label"])
+
+
+def bare_array(rows, config):
+    return LogisticRegression().fit(rows[["x"]].to_numpy(), rows["label"])
+
+
+def unfitted(rows, config):
+    model = LogisticRegression()
+    model.classes_ = np.array(sorted(set(rows["label"])))
+    return model
+
+
+def classifier(rows, config):
+    return LogisticRegression().fit(rows[["x"]], (rows["x"] > 0).astype(int))
+
+
+def bug(rows, config):
+    given.append((rows, config))
+    raise KeyError("a bug of mine\\nand more")
 """
 
 
@@ -180,11 +211,37 @@ def test_missing_values_reach_the_model_as_nan():
         ("other_classes", "whose classes_ are down, up, expected those of the label: 0, 1"),
         ("with_lambda", "instead of a lambda"),
         ("missing", "trainers has no function missing"),
+        (
+            "extra_column",
+            r"cannot predict rows of the features .*fit it to rows\[list\(config.columns.features.names\)\]",
+        ),
+        (
+            "bare_array",
+            r"cannot predict rows of the features .*fit it to rows\[list\(config.columns.features.names\)\]",
+        ),
+        ("unfitted", r"cannot predict rows of the features"),
+        ("bug", r"training.function is trainers:bug, which raised KeyError: 'a bug of mine"),
     ],
 )
 def test_models_that_cannot_serve_are_refused(name, message):
     with pytest.raises(EstimatorError, match=message):
         trainer.fit(model(name), make_rows())
+
+
+def test_classifier_is_no_regression():
+    with pytest.raises(EstimatorError, match="LogisticRegression that was fitted to classes"):
+        trainer.fit(model("classifier", "regression"), make_rows("regression"))
+
+
+@pytest.mark.parametrize(("name", "columns"), [("one_column", ["x"]), ("turned_columns", ["noise", "flag", "x"])])
+def test_model_gets_the_columns_that_it_was_fitted_to_in_its_order(name, columns, tmp_path):
+    config, rows = model(name), make_rows()
+    scorer = trainer.fit(config, rows).scorer
+    (tmp_path / "files").mkdir()
+    again = restored(config, scorer, tmp_path / "files")
+    frame = rows.to_pandas()[columns].astype(float)
+    np.testing.assert_allclose(again.predict(rows), scorer.estimator.predict_proba(frame)[:, 1])
+    assert list(again.encoding.names) == columns
 
 
 @pytest.mark.parametrize(
