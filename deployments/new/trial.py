@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from deployments.config.model import MONTH_DAYS, ModelConfig, load_model_config
+from deployments.config.model import DEPLOYMENTS, MONTH_DAYS, ModelConfig, load_model_config
 from tasks.adapters.inspection.proposal import Proposal, trial_rows
 from tasks.adapters.storage.workspace import PARTS, make_folder, workspace
 from tasks.policy.backtest.comparison import HistoryTerms, PolicyComparison, compare_policies
@@ -45,7 +45,7 @@ class Trial:
 def run_trial(proposal: Proposal, content: Mapping[str, Any]) -> Trial:
     """Back-test the completed content of a draft. Raises ModelConfigError or TrialFailed."""
     with tempfile.TemporaryDirectory(prefix="new-", dir=make_folder(workspace().home)) as place:
-        folder = Path(place)
+        folder = Path(place).resolve()
         frame = trial_rows(proposal, MOST_ROWS)
         bounded = _bounded(proposal, content, frame)
         _require_history(proposal, frame, pd.Timestamp(bounded["period"]["history_until"]))
@@ -114,7 +114,13 @@ def _backtest(model: Path, folder: Path) -> dict[str, Any]:
     ]
     try:
         done = subprocess.run(
-            command, env=_environment(folder), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            command,
+            env=_environment(folder),
+            cwd=folder,  # Prefect reads prefect.toml and .env of the current folder, which may name a server
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise TrialFailed(
@@ -136,11 +142,12 @@ def _environment(folder: Path) -> dict[str, str]:
     }
     profiles = folder / "profiles.toml"
     profiles.touch()
+    found = [str(Path(each).absolute()) for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     environment |= {
+        "PYTHONPATH": os.pathsep.join([str(DEPLOYMENTS.parent), *found]),  # the process starts in another folder
         "PERENNIAL_HOME": str(folder / "home"),
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_PROFILES_PATH": str(profiles),  # the user's active profile may name a server
-        "PREFECT_API_URL": "",  # as may a prefect.toml in the current folder
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }

@@ -38,7 +38,7 @@ def test_no_server_of_the_user_is_reached(tmp_path, monkeypatch):
     assert "shared" not in " ".join(value for name, value in environment.items() if name.startswith("PREFECT_"))
     code = "from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL; print(PREFECT_API_URL.value(), PREFECT_API_KEY.value())"
     shown = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, check=True
     )
     assert shown.stdout.split() == ["None"]
 
@@ -54,10 +54,12 @@ def test_no_server_of_the_user_is_reached(tmp_path, monkeypatch):
     ],
 )
 def test_a_failed_back_test_names_its_cause(stderr, message, tmp_path, workspace, monkeypatch):
+    started: list[Path] = []
     done = subprocess.CompletedProcess([], 3, "", stderr)
-    monkeypatch.setattr(trial.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(trial.subprocess, "run", lambda *_, cwd, **__: started.append(cwd) or done)
     with pytest.raises(TrialFailed, match=message):
         trial._backtest(tmp_path / "t.yaml", tmp_path)
+    assert started == [tmp_path], "where no prefect.toml of the user is"
     logs = list(workspace.rglob("backtest.log"))
     assert [log.read_text() for log in logs] == ([] if "backtest:" in stderr else [stderr])
 
