@@ -10,10 +10,13 @@ from rich.prompt import Prompt
 
 from deployments.new.draft import People
 from tasks.adapters.inspection.columns import ColumnFacts
-from tasks.adapters.inspection.proposal import Answers, Proposal, propose
+from tasks.adapters.inspection.proposal import Answers, Proposal, misfit, propose
 from tasks.adapters.inspection.table import FoundTable
 from tasks.adapters.inspection.times import Guess
 from tasks.policy.records.text import printable
+
+Reader = Callable[[str], tuple[Any, ...] | str]
+"""Returns what was answered, or what is wrong with it."""
 
 
 def ask_about_table(
@@ -28,7 +31,8 @@ def ask_about_table(
         proposal = propose(model, table, columns, answers)
         guess: Guess = getattr(proposal, name)
         if guess.value is None:
-            given = _column(wanted, guess, columns, console, several=name == "id")
+            settled = answers.but(time=proposal.time.value, label=proposal.label.value)
+            given = _column(wanted, guess, _reader(name, settled, columns), console)
             if given:
                 answers = answers.but(**{name: given if name == "id" else given[0]})
     proposal = propose(model, table, columns, answers)
@@ -69,36 +73,42 @@ def default_owner() -> str:
     return found or getpass.getuser()
 
 
-def _column(wanted: str, guess: Guess, columns: Mapping[str, Any], console: Console, several: bool) -> tuple[str, ...]:
+def _column(wanted: str, guess: Guess, read: Reader, console: Console) -> tuple[str, ...]:
     console.print(
         printable(f"{guess.reason}{': ' + ', '.join(map(str, guess.others)) if guess.others else ''}"), markup=False
     )
+    return _until_valid(wanted, read, console)
 
-    def read(text: str) -> tuple[str, ...] | None:
+
+def _reader(role: str, answers: Answers, columns: Mapping[str, ColumnFacts]) -> Reader:
+    """Return how an answer is read: as the names of columns that can have this role beside the other answers."""
+
+    def read(text: str) -> tuple[str, ...] | str:
         names = tuple(part.strip() for part in text.split(",") if part.strip())
-        return names if set(names) <= set(columns) and (several or len(names) <= 1) else None
+        if role != "id" and len(names) > 1:
+            return f"expected one column of the table: {', '.join(columns)}"
+        unfit = misfit(answers.but(**{role: names if role == "id" else names[0]}), columns) if names else None
+        return f"{unfit[0]} is {unfit[1]}" if unfit else names
 
-    expected = f"expected {'columns' if several else 'one column'} of the table: {', '.join(columns)}"
-    return _until_valid(wanted, read, expected, console)
+    return read
 
 
 def _number(wanted: str, console: Console) -> float | None:
-    def read(text: str) -> tuple[float, ...] | None:
+    def read(text: str) -> tuple[float, ...] | str:
         try:
             return (float(text),) if text else ()
         except ValueError:
-            return None
+            return "expected a number; leave it empty if nobody knows yet"
 
-    found = _until_valid(wanted, read, "expected a number; leave it empty if nobody knows yet", console)
+    found = _until_valid(wanted, read, console)
     return found[0] if found else None
 
 
-def _until_valid(
-    wanted: str, read: Callable[[str], tuple[Any, ...] | None], expected: str, console: Console
-) -> tuple[Any, ...]:
+def _until_valid(wanted: str, read: Reader, console: Console) -> tuple[Any, ...]:
     """Ask until the answer can be read; an empty one leaves the question open."""
-    while (
-        found := read(Prompt.ask(f"{wanted} (empty: decide later)", console=console, default="", show_default=False))
-    ) is None:
-        console.print(expected, markup=False)
+    while isinstance(
+        found := read(Prompt.ask(f"{wanted} (empty: decide later)", console=console, default="", show_default=False)),
+        str,
+    ):
+        console.print(printable(found), markup=False)
     return found

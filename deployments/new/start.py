@@ -18,7 +18,7 @@ from deployments.new.draft import People, completed, draft, is_recorded, write_d
 from deployments.new.questions import ask_about_table, ask_people
 from deployments.new.trial import Trial, run_trial
 from tasks.adapters.inspection.columns import share_of_rows
-from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, propose
+from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, misfit, propose
 from tasks.adapters.inspection.table import TablePlace, read_table
 from tasks.adapters.reports.backtest import FirstLook, policy_columns, policy_rows, write_first_look
 from tasks.adapters.storage.workspace import make_folder, workspace
@@ -47,7 +47,9 @@ def start(request: NewModel, console: Console, now: datetime) -> int:
     console.print(f"looking at {request.place.path or request.place.url_env}", markup=False)
     table = read_table(request.place)
     columns = describe_table(table)
-    _require_columns(request.answers, list(columns))
+    unfit = misfit(request.answers, columns)
+    if unfit:
+        raise ModelConfigError(f"--{unfit[0]} is {unfit[1]}")
     if request.yes:
         proposal, people = propose(request.name, table, columns, request.answers), request.people
     else:
@@ -91,13 +93,6 @@ def default_folder() -> Path:
     if os.environ.get("PERENNIAL_MODELS"):
         return model_folders()[-1]
     return DEPLOYMENTS if Path.cwd() == DEPLOYMENTS.parent else Path()
-
-
-def _require_columns(answers: Answers, known: Sequence[str]) -> None:
-    for option, names in (("--time", (answers.time,)), ("--id", answers.id or ()), ("--label", (answers.label,))):
-        for name in names:
-            if name is not None and name not in known:
-                raise ModelConfigError(f"{option} is {name!r}, expected a column of the table: {', '.join(known)}")
 
 
 def describe_guesses(proposal: Proposal) -> list[str]:

@@ -1,5 +1,6 @@
 """`perennial new` on three tables that nobody tuned it to, and on real weather: right guesses, or a question."""
 
+import io
 import re
 import resource
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from deployments.cli import app
@@ -170,6 +172,71 @@ def test_wrong_requests_are_refused(words, message, empty_folder):
     assert code == 2
     assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", output).split())
     assert not list(empty_folder.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--time", "words"], "--time is 'words', which holds numbers, expected times"),
+        (["--time", "product"], "--time is 'product', which holds text, expected times"),
+        (["--time", "once"], "--time is 'once', which holds one time only, expected at least 2"),
+        (["--time", "gone"], "--time is 'gone', expected a column of the table: ticket_no,"),
+        (["--label", "opened_at"], "--label is 'opened_at', which holds times, expected numbers, yes and no, or text"),
+        (["--label", "one"], "--label is 'one', which has one value only, expected at least 2"),
+        (["--label", "unknown"], "--label is 'unknown', which holds no value, expected numbers"),
+        (["--label", "tags"], "--label is 'tags', which holds lists, structures or bytes, expected numbers"),
+        (["--label", "team", "--id", "team"], "--id is 'team', which is the label, expected columns that are known"),
+        (["--label", "team", "--id", "ticket_no,team"], "--id is 'team', which is the label"),
+        (["--label", "opened_at", "--time", "opened_at"], "--label is 'opened_at', which is the time"),
+        (["--label", "team", "--task", "regression"], "--label is 'team', which holds text, expected numbers"),
+    ],
+)
+def test_columns_that_cannot_have_their_role_are_refused(words, message, empty_folder):
+    more = {"once": pd.Timestamp("2025-01-01"), "one": 1, "unknown": None}
+    table = unknown_tables.tickets(200).assign(**more)
+    table["tags"] = [["a", "b"]] * 200
+    table.to_parquet(empty_folder / "t.parquet")
+    code, output = run("new", "routing", "--data", "t.parquet", *words, "--yes")
+    assert code == 2
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
+    assert not list(empty_folder.glob("*.yaml"))
+
+
+def test_answers_that_cannot_have_their_role_are_asked_again(empty_folder):
+    """The terminal names what is wrong with an answer and asks again, as the options are refused."""
+    from deployments.new.questions import ask_about_table  # heavy
+    from tasks.adapters.inspection.proposal import Answers, describe_table
+    from tasks.adapters.inspection.table import TablePlace, read_table
+
+    table = unknown_tables.tickets(200).drop(columns=["ticket_no", "closed_at"])
+    table["team"] = table["team"].fillna("billing")
+    table["opened_at"] = table["opened_at"].str[:7] + "-01"  # no columns together identify a row
+    table["message"] = "a"
+    table["from"] = table["channel"]
+    table = table.rename(columns={"team": "then"}).assign(other="a", created_at=table["opened_at"])
+    table.to_parquet(empty_folder / "t.parquet")
+    found = read_table(TablePlace(str(empty_folder / "t.parquet")))
+    typed = ["words", "opened_at", "created_at", "other", "then,other", "then", "then", "gone", "from,opened_at", ""]
+    shown = io.StringIO()
+    console = Console(file=shown, width=250)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.input", lambda *_: typed.pop(0))
+        proposal = ask_about_table("model", found, describe_table(found), Answers(), console)
+    assert (proposal.time.value, proposal.label.value, proposal.id.value) == (
+        "opened_at",
+        "then",
+        ("from", "opened_at"),
+    )
+    for message in (
+        "time is 'words', which holds numbers",
+        "label is 'created_at', which holds times",
+        "label is 'other', which has one value only",
+        "expected one column of the table",
+        "id is 'then', which is the label",
+        "id is 'gone', expected a column",
+    ):
+        assert message in shown.getvalue()
 
 
 def test_open_questions_stop_every_command_but_not_the_back_test(empty_folder):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -166,6 +166,8 @@ class Proposal:
             return "has one value only" if facts.distinct else "is empty"
         if facts.kind == "other":
             return "holds lists, structures or bytes"
+        if facts.unclear:
+            return f"holds dates such as {facts.unclear}, which can be read both ways"
         if facts.kind == "time":
             return "is a time; a feature would be derived from it, such as its hour or the days since"
         if facts.name in RESERVED:
@@ -195,9 +197,67 @@ def describe_table(table: FoundTable) -> dict[str, ColumnFacts]:
     return describe_columns(table.sample, table.is_text, "," if comma else ".")
 
 
+KINDS = {
+    "numeric": "numbers",
+    "boolean": "yes and no",
+    "text": "text",
+    "time": "times",
+    "empty": "no value",
+    "other": "lists, structures or bytes",
+}
+
+
+def misfit(answers: Answers, columns: Mapping[str, ColumnFacts]) -> tuple[str, str] | None:
+    """Return the first role whose column cannot have it, and the column with why; None if all fit."""
+    roles = {"time": (answers.time,), "id": answers.id or (), "label": (answers.label,)}
+    for role, names in roles.items():
+        for name in names:
+            if name is not None and name not in columns:
+                return role, f"{name!r}, expected a column of the table: {', '.join(columns)}"
+    for role, name, why in (
+        ("time", answers.time, _why_no_time),
+        ("label", answers.label, partial(_why_no_label, answers=answers)),
+    ):
+        reason = why(columns[name]) if name is not None else None
+        if reason:
+            return role, f"{name!r}, which {reason}"
+    if answers.label is not None and answers.label in (answers.id or ()):
+        return "id", f"{answers.label!r}, which is the label, expected columns that are known before it"
+    return None
+
+
+def _why_no_time(facts: ColumnFacts) -> str | None:
+    if facts.unclear:
+        return (
+            f"holds dates such as {facts.unclear}, which can be read both ways, expected dates such as 2023-02-01; or leave the "
+            "time open, and write columns.time and source.options.time_format in the file"
+        )
+    if facts.kind != "time":
+        return (
+            f"holds {KINDS[facts.kind]}, expected times; numbers since 1970 are read as times in a column with a name such as "
+            "ts or created_at"
+        )
+    return "holds one time only, expected at least 2" if facts.distinct < 2 else None
+
+
+def _why_no_label(facts: ColumnFacts, answers: Answers) -> str | None:
+    if facts.name == answers.time:
+        return "is the time, expected another column"
+    if facts.kind not in ("numeric", "boolean", "text"):
+        return f"holds {KINDS[facts.kind]}, expected numbers, yes and no, or text"
+    if facts.distinct < 2:
+        return "has one value only, expected at least 2"
+    if answers.task == "regression" and pd.to_numeric(facts.values, errors="coerce").isna().all():
+        return "holds text, expected numbers for --task regression"
+    return None
+
+
 def propose(model: str, table: FoundTable, columns: Mapping[str, ColumnFacts], answers: Answers) -> Proposal:
     """Guess what the user has not said."""
-    time = Guess(answers.time, "as given") if answers.time else times.choose_time(columns)
+    if answers.time:
+        time = Guess(answers.time, "; ".join(filter(None, ("as given", columns[answers.time].order))))
+    else:
+        time = times.choose_time(columns)
     if answers.label:
         label = Guess(answers.label, "as given")
     else:
