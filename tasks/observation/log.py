@@ -31,7 +31,8 @@ def land_log(config: ModelConfig, window: Window, rows: Snapshot) -> Scoring:
     keys = lake.landed_keys(config, window)
     champion = registry.version(config.name, registry.CHAMPION)
     classes = registry.classes(config.name, champion.version) if config.task != "regression" else ()
-    found = sources.own_predictions.read_own_predictions(config, window, keys, classes)
+    known = lake.landed_keys(config, sources.own_predictions.known_span(config, window)).column(0)
+    found = sources.own_predictions.read_own_predictions(config, window, keys, classes, known)
     with storage.lease.hold(config.name, "score"):
         numbers = _register_versions(config, champion, found.log)
         log = _numbered(found.log, numbers)

@@ -96,7 +96,8 @@ def _describe_log(config: ModelConfig, window: Window, rows: pa.Table, labels: p
             "data: the log is not read, as the labels show fewer than 2 classes so far; list them in columns.classes"
         ]
     keys = rows.select([config.columns.key, config.columns.time])
-    own = sources.own_predictions.read_own_predictions(config, window, keys, classes)
+    known = sources.own_predictions.read_known_ids(config, window)
+    own = sources.own_predictions.read_own_predictions(config, window, keys, classes, known)
     counts = evaluation.prediction_log.count_logged(own.log, len(keys))
     found = [
         f"data: the log has {counts.missing:,} of {counts.rows:,} rows without a prediction, {counts.duplicates:,} with two "

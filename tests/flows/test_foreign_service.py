@@ -86,6 +86,24 @@ def test_two_answers_for_one_row_are_a_data_fault(service, tmp_path, doubled, ve
         assert judgement.evidence.performance.rows == 297, "neither of the two is used"
 
 
+@pytest.mark.parametrize("orphans", [0, 3])
+def test_late_answers_to_rows_of_the_window_before_are_no_orphans(service, tmp_path, orphans, caplog, capsys):
+    """Every answer takes 20 minutes; rows arrive every 9.6 minutes, so two belong to the window before."""
+    service.log["answered_at"] += pd.Timedelta(minutes=20)
+    strange = service.log[service.between("2024-01-20", "2024-01-22")].groupby(lambda place: place // 150).head(orphans)
+    service.log = pd.concat([service.log, strange.assign(row_id="of nobody")], ignore_index=True)
+    service.save()
+    model = write_foreign_model(tmp_path, service)
+    assert main(["check", "--data", model]) == 0
+    counted = f"{orphans} entries belong to no row" if orphans else "300 rows"
+    assert counted in capsys.readouterr().out
+    serve(model, "2024-01-23")
+    last = [line for line in caplog.text.splitlines() if "log of 2024-01-21" in line]
+    assert len(last) == 1
+    assert ("belong to no row" in last[0]) == bool(orphans)
+    assert counted in last[0]
+
+
 def test_retraining_pays_and_nothing_is_trained(service, tmp_path):
     """From 27 January on, y depends on x with the opposite sign."""
     model = write_foreign_model(tmp_path, service)

@@ -17,7 +17,7 @@ class PredictionSource(Settings):
     """Predictions that a service of yours makes and logs. Nothing is scored here: `score` reads the window's log instead.
 
     An entry belongs to the row of its id whose time is at most `delay_hours` away. Entries that repeat another one are
-    dropped; of two different predictions for one row neither is used."""
+    dropped, and failed attempts beside a usable prediction; of two different predictions for one row neither is used."""
 
     source: Source
     id: Annotated[str | tuple[str, ...] | None, BeforeValidator(_names_or_none)] = Field(

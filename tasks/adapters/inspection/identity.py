@@ -38,7 +38,7 @@ def choose_id(columns: Mapping[str, ColumnFacts], time: str | None, label: str |
             return Guess((*chosen, time), "together different in every row")
     if repeated is not None:
         reason = f"{repeated} with {time} repeats in {rows:,} rows; remove the duplicates, or name another column"
-        return Guess(None, reason, tuple(name for name in names if name != repeated))
+        return Guess(None, reason, tuple(each.name for each in entities if _may_be_key(each) and each.name != repeated))
     return Guess(None, "no columns together differ in every row", names)
 
 

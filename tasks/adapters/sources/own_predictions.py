@@ -1,7 +1,8 @@
 """Read predictions that a service of the user's own logged, and join them with the rows of a window.
 
 An entry belongs to the row of its id whose time is near. Services log at least once, so entries that say the same again are
-dropped. Two different answers for one row are an error of that row: which of them was used is unknown.
+dropped, and so are failed attempts beside a usable answer. Two different answers for one row are an error of that row:
+which of them was used is unknown.
 """
 
 import json
@@ -43,7 +44,8 @@ class OwnPredictions:
     """The log of a window's rows: id, time, prediction, `version` (its name in the log), role, error and, if logged,
     `latency_s`.
 
-    `orphans` are entries within the window of no row, `repeats` those that say the same again.
+    `orphans` are entries of no row, `repeats` those that say the same again. Orphans are counted among the entries made
+    `delay_hours` before the window up to as long before its end: the rows that they may belong to have landed by then.
     """
 
     log: pa.Table
@@ -58,11 +60,16 @@ class OwnPredictions:
 
 
 def read_own_predictions(
-    config: ModelConfig, window: Window, rows: pa.Table, classes: Sequence[str] = ()
+    config: ModelConfig,
+    window: Window,
+    rows: pa.Table,
+    classes: Sequence[str] = (),
+    known: pa.ChunkedArray | None = None,
 ) -> OwnPredictions:
     """Read the log of a window. `rows` has id and time of its rows, `classes` are those of the model, in its order.
 
-    Entries after the time at which the window may be read are not used, so that a late run finds what a timely one did.
+    `known` are the ids of the rows in `known_span`, by which orphans are counted; without them none are. Entries after the
+    time at which the window may be read are not used, so that a late run finds what a timely one did.
     Raises SourceError, SourceUnreachable.
     """
     own, view = _own(config), _view(config)
@@ -78,9 +85,21 @@ def read_own_predictions(
     entries = _entries(view, own, table, classes)
     entries.insert(0, "id", near["id"].cast(pa.string()).to_pandas())
     entries.insert(1, "logged", near["time"].to_pandas())
-    found, orphans = _of_rows(entries, rows, window, slack)
-    first, repeats = _one_each(found)
+    first, repeats = _one_each(_of_rows(entries, rows, slack))
+    orphans = 0 if known is None else _count_orphans(config, entries, window, known)
     return OwnPredictions(_as_table(first, rows.column(0), config.task == "multiclass"), orphans, repeats)
+
+
+def known_span(config: ModelConfig, window: Window) -> Window:
+    """Return the times of all rows to which an entry may belong that is counted as an orphan otherwise."""
+    return Window(window.start - 2 * timedelta(hours=_own(config).delay_hours), window.end)
+
+
+def read_known_ids(config: ModelConfig, window: Window) -> pa.ChunkedArray:
+    """Read the ids of the rows in `known_span` from the source. Raises SourceError, SourceUnreachable."""
+    found = read_columns(config, known_span(config, window), config.columns.id_columns)
+    require_columns(found.column_names, config.columns.id_columns, where(config))
+    return row_key(config, found, where(config), time_form(config))
 
 
 _PLACE = "__place"
@@ -239,30 +258,38 @@ def _roles(view: ModelConfig, column: pa.ChunkedArray, name: str) -> "pd.Series[
     return roles
 
 
-def _of_rows(entries: pd.DataFrame, rows: pa.Table, window: Window, slack: timedelta) -> tuple[pd.DataFrame, int]:
-    """Return the entries of these rows, oldest first, and the number of entries within the window of no row."""
+def _of_rows(entries: pd.DataFrame, rows: pa.Table, slack: timedelta) -> pd.DataFrame:
+    """Return the entries of these rows, oldest first."""
     known = pd.DataFrame({"id": rows.column(0).cast(pa.string()).to_pandas(), "row_time": rows.column(1).to_pandas()})
     known["place"] = np.arange(len(known))
-    found = entries.merge(known.dropna(subset="id").drop_duplicates("id"), on="id", how="left")
-    is_due = (found["logged"] >= window.start) & (found["logged"] < window.end)
-    is_own = (found["logged"] - found["row_time"]).abs() <= slack  # False where there is no row
-    return found[is_own].sort_values("logged", kind="stable"), int((is_due & found["row_time"].isna()).sum())
+    found = entries.merge(known.dropna(subset="id").drop_duplicates("id"), on="id")
+    return found[(found["logged"] - found["row_time"]).abs() <= slack].sort_values("logged", kind="stable")
+
+
+def _count_orphans(config: ModelConfig, entries: pd.DataFrame, window: Window, known: pa.ChunkedArray) -> int:
+    """Count entries of no row; those that may belong to a row before the period are none."""
+    slack = timedelta(hours=_own(config).delay_hours)
+    first = max(window.start - slack, config.period.start + slack)
+    is_due = (entries["logged"] >= first) & (entries["logged"] < window.end - slack)
+    return int((is_due & ~entries["id"].isin(known.cast(pa.string()).to_pandas())).sum())
 
 
 def _one_each(found: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Return one entry for each row, role and version of a trial, and the number of those that say the same again.
 
-    A used answer is one per row, whichever version gave it.
+    A used answer is one per row, whichever version gave it. A failed attempt is no answer where another entry is usable.
     """
     trial = np.where(found["role"] == "champion", "", found["version"])
-    found = found.assign(trial=trial, said=_said(found["prediction"]))
-    answer = ["place", "role", "trial"]
-    different = found.groupby(answer)["said"].transform("nunique") > 1
-    found["error"] = found["error"].mask(different, DUPLICATE)
-    return found.drop_duplicates(answer), len(found) - len(found.drop_duplicates([*answer, "said"]))
+    found = found.assign(trial=trial, answer=_answer_codes(found["prediction"]), usable=found["error"].isna())
+    key = ["place", "role", "trial"]
+    repeats = len(found) - len(found.drop_duplicates([*key, "answer"]))
+    found = found[found["usable"] | ~found.groupby(key)["usable"].transform("any")].copy()
+    different = found.groupby(key)["answer"].transform("nunique") > 1
+    found["error"] = found["error"].mask(different & found["usable"], DUPLICATE)
+    return found.drop_duplicates(key), repeats
 
 
-def _said(answers: "pd.Series[Any]") -> NDArray[np.int64]:
+def _answer_codes(answers: "pd.Series[Any]") -> NDArray[np.int64]:
     """Return a code (n,) that is equal for equal answers, missing ones included."""
     if answers.empty:
         return np.empty(0, np.int64)

@@ -77,6 +77,7 @@ def test_a_few_repeated_rows_are_a_question_and_no_feature_hides_them(repeats, t
     if repeats:
         assert found.id.value is None
         assert found.id.reason.startswith("customer_id with snapshot_date repeats in 11 rows; remove the duplicates")
+        assert "tenure" not in found.id.others
     else:
         assert found.id.value == ("customer_id", "snapshot_date")
 

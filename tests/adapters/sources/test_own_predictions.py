@@ -1,7 +1,7 @@
 """The log of somebody else's service: types as tools write them, entries that repeat, and answers that are none."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -15,8 +15,9 @@ from tasks.adapters.evaluation.prediction_log import count_logged
 from tasks.adapters.sources.own_predictions import read_own_predictions
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY
 from tasks.policy.data_quality.logged_predictions import DUPLICATE, LogCounts, LogLimits, check_log
+from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceError
-from tests.support.monitored_model import WINDOW, model
+from tests.support.monitored_model import HISTORY, WINDOW, model
 
 COUNT = 8
 AT = [WINDOW.start + timedelta(hours=hour) for hour in range(COUNT)]
@@ -28,7 +29,7 @@ CLASSES = {"binary": ("0", "1"), "multiclass": ("a", "b", "c"), "regression": ()
 def read(tmp_path):
     """Write a log and read it."""
 
-    def write_and_read(log: pa.Table, task: str = "binary", classes=(), **block):
+    def write_and_read(log: pa.Table, task: str = "binary", classes=(), known=KEYS["id"], **block):
         pq.write_table(log, tmp_path / "log.parquet")
         source = {"kind": "parquet", "path": str(tmp_path / "log.parquet")}
         columns = {"classes": classes} if classes else {}
@@ -38,7 +39,7 @@ def read(tmp_path):
             task=task, columns=columns, performance={"metric": metric},
             predictions={"source": source, "id": "id", "time": "t"} | answers | block,
         )  # fmt: skip
-        return read_own_predictions(config, WINDOW, KEYS, classes or CLASSES[task])
+        return read_own_predictions(config, WINDOW, KEYS, classes or CLASSES[task], known)
 
     return write_and_read
 
@@ -157,6 +158,68 @@ def test_repeats_duplicates_gaps_and_orphans(read):
     assert found.remark == "1 entries belong to no row that has landed, 2 entries repeat another one"
     assert found.log["error"].to_pylist() == [None, None, DUPLICATE, None, None, None, None]
     assert count_logged(found.log, COUNT) == LogCounts(COUNT, missing=1, duplicates=1, invalid=0)
+
+
+def entry(row: str, moment: datetime) -> pd.DataFrame:
+    return pd.DataFrame({"id": [row], "t": [pd.Timestamp(moment)], "p": [0.5]})
+
+
+MINUTES = timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("row", "moment", "orphans"),
+    [
+        ("of the day before", WINDOW.start + MINUTES, 0),
+        ("of nobody", WINDOW.start + MINUTES, 1),
+        ("of nobody", WINDOW.start - MINUTES, 1),
+        ("of nobody", WINDOW.start - timedelta(hours=1) - MINUTES, 0),  # counted with the window before
+        ("of the next day", WINDOW.end - MINUTES, 0),  # counted with the next window
+    ],
+)
+def test_an_answer_to_a_row_of_the_window_before_is_no_orphan(read, row, moment, orphans):
+    known = pa.chunked_array([[*KEYS["id"].to_pylist(), "of the day before"]])
+    table = pa.Table.from_pandas(pd.concat([log(VALUES).to_pandas(), entry(row, moment)], ignore_index=True))
+    found = read(table, known=known)
+    assert (found.orphans, len(found.log)) == (orphans, COUNT)
+
+
+def test_every_entry_of_no_row_is_counted_in_one_window(tmp_path):
+    times = pd.date_range(WINDOW.start, WINDOW.end + timedelta(days=5), freq="20min", inclusive="left")
+    table = pd.DataFrame({"id": "of nobody", "t": times, "p": 0.5})
+    table.to_parquet(tmp_path / "log.parquet")
+    source = {"kind": "parquet", "path": str(tmp_path / "log.parquet")}
+    config = model(predictions={"source": source, "id": "id", "time": "t", "prediction": "p", "delay_hours": 30.0})
+    spans = [Window(WINDOW.start + days, WINDOW.end + days) for days in map(timedelta, (0, 5, 10))]
+    found = [read_own_predictions(config, span, KEYS, CLASSES["binary"], KEYS["id"]).orphans for span in spans]
+    assert found == [(5 * 24 - 30) * 3, 5 * 24 * 3, 30 * 3]
+
+
+def test_entries_at_the_begin_of_the_period_may_belong_to_rows_before_it(tmp_path):
+    table = pd.concat([entry("of nobody", HISTORY.start + timedelta(minutes=minutes)) for minutes in (0, 59, 60)])
+    table.to_parquet(tmp_path / "log.parquet")
+    source = {"kind": "parquet", "path": str(tmp_path / "log.parquet")}
+    config = model(predictions={"source": source, "id": "id", "time": "t", "prediction": "p"})
+    assert read_own_predictions(config, HISTORY, KEYS, CLASSES["binary"], KEYS["id"]).orphans == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "prediction"),
+    [
+        ((None, 0.2), None, 0.2),
+        ((0.2, None), None, 0.2),
+        ((None, 1.5, 0.2, 0.2), None, 0.2),
+        ((None, 0.2, 0.3), DUPLICATE, None),
+        ((None, None), MISSING_PREDICTION, None),
+        ((None, 1.5), MISSING_PREDICTION, None),
+    ],
+)
+def test_a_failed_attempt_is_no_second_answer(read, values, error, prediction):
+    attempts = [entry("r5", AT[5] + timedelta(minutes=place)).assign(p=value) for place, value in enumerate(values)]
+    found = read(pa.Table.from_pandas(pd.concat(attempts).astype({"p": float}), preserve_index=False))
+    assert found.log["error"].to_pylist() == [error]
+    assert found.log["prediction"].to_pylist() == [prediction]
+    assert found.repeats == len(values) - len(set(values))
 
 
 def test_an_entry_belongs_to_a_row_nearby(read):
