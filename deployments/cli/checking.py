@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deployments.config.description import describe, describe_adopted
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import ModelConfig, available_models
+from deployments.config.model import ModelConfig, available_models, model_folders
 from deployments.config.names import load_named_model
 from tasks.adapters.storage.workspace import HOME
 from tasks.policy.records.errors import PerennialError
@@ -53,9 +53,15 @@ def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
     """Yield the result of each file; of all models if `paths` is empty.
 
     A source function is imported, and the estimator is fitted on a few generated rows. With `data`, the rows are read as
-    well: the latest ones are described, and problems in all of them are reported.
+    well: the latest ones are described, and problems in all of them are reported. A folder without models is an error.
     """
-    for path in paths or available_models():
+    names = paths or available_models()
+    if not names:
+        folder = str(model_folders()[-1])
+        yield CheckedFile(
+            folder, error=f"{folder}: holds no model's file, expected at least one; see perennial new --help"
+        )
+    for path in names:
         try:
             config = load_named_model(path)
             remarks = check_training(config)

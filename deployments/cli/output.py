@@ -26,9 +26,14 @@ Models = Annotated[
 
 def model_names(incomplete: str) -> list[str]:
     """Complete the name of a model."""
-    from deployments.config.model import available_models  # loads pydantic, only when Tab is pressed
+    # load pydantic, only when Tab is pressed
+    from deployments.config.model import available_models
+    from tasks.policy.records.errors import ModelConfigError
 
-    return [name for name in available_models() if name.startswith(incomplete)]
+    try:
+        return [name for name in available_models() if name.startswith(incomplete)]
+    except ModelConfigError:  # PERENNIAL_MODELS names no folder; the command itself says so
+        return []
 
 
 def examples(*lines: str) -> str:

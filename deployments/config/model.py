@@ -388,9 +388,19 @@ class ModelConfig(Settings):
 
 
 def model_folders() -> tuple[Path, ...]:
-    """Return the folders of models' files: deployments/, and the folder named by PERENNIAL_MODELS if it is set."""
+    """Return the folders of models' files: deployments/, and the folder named by PERENNIAL_MODELS if it is set.
+
+    Raises ModelConfigError if that folder does not exist.
+    """
     own = os.environ.get("PERENNIAL_MODELS")
-    return (DEPLOYMENTS, Path(own).expanduser()) if own else (DEPLOYMENTS,)
+    if not own:
+        return (DEPLOYMENTS,)
+    folder = Path(own).expanduser()
+    if not folder.is_dir():
+        raise ModelConfigError(
+            f"PERENNIAL_MODELS names {own}, expected an existing folder; create it, or fix or unset the variable"
+        )
+    return (DEPLOYMENTS, folder)
 
 
 def available_models() -> tuple[str, ...]:

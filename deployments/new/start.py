@@ -90,8 +90,8 @@ def _file(request: NewModel) -> Path:
 
 def default_folder() -> Path:
     """Return the folder named by PERENNIAL_MODELS; in a checkout of the project deployments/; else the current folder."""
-    if os.environ.get("PERENNIAL_MODELS"):
-        return model_folders()[-1]
+    if own := os.environ.get("PERENNIAL_MODELS"):
+        return Path(own).expanduser()  # it is created with its first model
     return DEPLOYMENTS if Path.cwd() == DEPLOYMENTS.parent else Path()
 
 

@@ -10,7 +10,10 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, gates, inspection, models, own_training, profiling, sources
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, TrainingRefused
+from tasks.policy.statistics.metrics import compute
 
+PROBED = 20
+"""Made-up rows on which a metric is tried; for classes, as many of each."""
 MOST_LINTED = 2_000_000
 """Rows that lints read."""
 
@@ -30,13 +33,33 @@ def check_training(config: ModelConfig) -> tuple[str, ...]:
         raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
     for name in config.metrics:
-        config.metric(name)
+        _probe(config, name)
     found = own_training.trainer.check(config)
     if config.drift.evidently:
         gates.evidently_metrics.check_items(config)
     if config.quality.suite:
         gates.expectation_suite.own_suite(config.quality.suite)
     return found
+
+
+def _probe(config: ModelConfig, name: str) -> None:
+    """Compute a metric of the user's own on made-up rows, unless it reads columns. Raises MetricError.
+
+    Labels of a regression are positive, as some errors are defined for these only.
+    """
+    metric, own = config.metric(name), config.metrics[name]
+    if own.columns:
+        return
+    random = np.random.default_rng(0)
+    if config.task == "regression":
+        y_true = np.linspace(1.0, 10.0, PROBED)
+        compute(metric, y_true, y_true + random.uniform(0.1, 0.9, PROBED))
+        return
+    costs = own.parameters.get("costs")
+    listed = len(costs) if isinstance(costs, list) else len(config.columns.classes)
+    count = 2 if config.task == "binary" else max(3, listed)
+    shares = random.dirichlet(np.ones(count), PROBED * count)
+    compute(metric, np.arange(PROBED * count) % count * 1.0, shares[:, 1] if count == 2 else shares)
 
 
 def why_not_train_here(config: ModelConfig) -> str | None:

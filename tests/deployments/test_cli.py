@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from deployments.apply.definitions import INDEX
 from deployments.cli import app, main
 from deployments.cli.flows import FLOWS
+from deployments.cli.output import model_names
+from deployments.new.start import default_folder
 from flows.promote import promote
 from flows.retrain import retrain
 from tasks.adapters import ledger
@@ -232,3 +234,24 @@ def test_plan_as_json_changes_nothing(capsys, prefect_server):
     assert {"verb", "kind", "name", "details"} == set(plan["changes"][0])
     assert main(["apply", "--plan", "--json"]) == 0
     assert printed(capsys) == plan
+
+
+def test_a_models_folder_that_does_not_exist_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path / "modles"))
+    path = write_model(tmp_path / "models")
+    fault = f"PERENNIAL_MODELS names {tmp_path / 'modles'}, expected an existing folder"
+    for words in (["check"], ["check", path], ["check", "small"], ["apply", "--dry-run"], ["serve"]):
+        assert main(words) in (1, 2), words
+        shown = capsys.readouterr()
+        assert fault in shown.err and "Traceback" not in shown.err, words
+    assert model_names("") == []
+    assert default_folder() == tmp_path / "modles", "perennial new creates it"
+
+
+def test_check_without_a_model_exits_with_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    assert main(["check"]) == 1
+    assert f"{tmp_path}: holds no model's file, expected at least one" in capsys.readouterr().err
+    path = Path(write_model(tmp_path))
+    assert main(["check"]) == 0
+    assert path.is_file() and "small: " in capsys.readouterr().out

@@ -7,17 +7,20 @@ from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from deployments.config.blocks.data import IMPORT_PATH, ColumnNames, imported
 from tasks.policy.custom_metrics.ready_made import READY_MADE
 from tasks.policy.custom_metrics.rules import CustomRule
-from tasks.policy.records.base import Settings
+from tasks.policy.records.base import Settings, is_share
 from tasks.policy.records.errors import MetricError
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 
 SKLEARN = "sklearn:"
 LOWER = ("_loss", "_error", "_deviance")
 """Endings of scikit-learn's functions whose values are to be minimised ("Which scoring function?", model evaluation)."""
+REGRESSION, CLASSIFICATION = ("_regression",), ("_classification", "_ranking")
+"""Modules of sklearn.metrics that define the metrics of a task; others are of clusters, distances and multiple labels."""
 PROBABILITIES = ("y_score", "y_proba", "y_prob")
 """Names of the argument by which a function of scikit-learn takes probabilities instead of classes."""
 
@@ -28,6 +31,17 @@ def _known_function(value: str) -> str:
     raise ValueError(
         f"expected module:function, sklearn:NAME such as sklearn:fbeta_score, or one of {', '.join(READY_MADE)}"
     )
+
+
+def _fault(fault: Any, accepted: Mapping[str, FieldInfo]) -> str:
+    place = ".".join(map(str, ("parameters", *fault["loc"])))
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"{place} is missing, expected a value"
+    if not fault["loc"]:
+        return message
+    form = ", such as 0.6 or 60 %" if is_share(accepted[fault["loc"][0]]) and len(fault["loc"]) == 1 else ""
+    return f"{place} is {fault['input']!r}: {message}{form}"
 
 
 class CustomMetric(Settings):
@@ -57,14 +71,17 @@ class CustomMetric(Settings):
             raise ValueError(f"{given} is given, expected it with a function of your own only")
         ready = READY_MADE.get(self.function)
         if ready is not None:
-            accepted = [
-                name for name in inspect.signature(ready.function).parameters if name not in ("y_true", "y_pred")
-            ]
+            accepted = ready.parameters.model_fields
             unknown = sorted(set(self.parameters) - set(accepted))
             if unknown:
                 raise ValueError(
                     f"parameters has {unknown[0]!r}, but {self.function} takes {', '.join(accepted) or 'none'}"
                 )
+            try:
+                ready.parameters.model_validate(self.parameters)
+            except ValidationError as error:
+                faults = [_fault(fault, accepted) for fault in error.errors()]
+                raise ValueError(f"{self.function}: {'; '.join(faults)}") from None
         return self
 
     @property
@@ -80,9 +97,14 @@ class CustomMetric(Settings):
         return ready.higher_is_better if ready else not self.function.endswith(LOWER)
 
     def rule(self, name: str, task: str) -> CustomRule:
-        """Return how the metric is computed. Raises MetricError if the function cannot be imported."""
+        """Return how the metric is computed. Raises MetricError if the function cannot be imported or called."""
         ready = READY_MADE.get(self.function)
         function = ready.function if ready else _imported(name, self.function)
+        parameters = self.parameters
+        if ready:
+            parameters = ready.parameters.model_validate(parameters).model_dump(exclude_unset=True)
+        else:
+            self._refuse_unfit(name, task, function)
         decided = self.predictions == "class" or (
             self.predictions is None and not ready and self._asks_for_classes(function)
         )
@@ -95,8 +117,35 @@ class CustomMetric(Settings):
             decided=decided and task != "regression",
             needs_positives=ready is not None and ready.needs_positives,
             columns=self.columns,
-            parameters=self.parameters,
+            parameters=parameters,
         )
+
+    def _refuse_unfit(self, name: str, task: str, function: Callable[..., Any]) -> None:
+        """Raise MetricError unless the function can be called as a metric of this task."""
+        at = f"metrics.{name}.function is {self.function}"
+        if self.function.startswith(SKLEARN):
+            fitting = REGRESSION if task == "regression" else CLASSIFICATION
+            module = str(getattr(function, "__module__", "")).rpartition(".")[2]
+            if module not in fitting or "pred_decision" in inspect.signature(function).parameters:
+                raise MetricError(
+                    f"{at}, which is no metric of scikit-learn for task {task}, expected one of "
+                    f"{'regression' if task == 'regression' else 'classification'}; see its page Metrics and scoring"
+                )
+        if not callable(function):
+            raise MetricError(f"{at}, which is a {type(function).__name__}, expected a function")
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # some functions written in C have none
+            return
+        given = ("labels", "predictions", "rows") if self.columns else ("labels", "predictions")
+        try:
+            signature.bind(*given, **self.parameters)
+        except TypeError as error:
+            called = ", ".join((*given, *self.parameters))
+            raise MetricError(
+                f"{at}, which cannot be called with ({called}): {error}; expected these parameters, the first {len(given)} by "
+                "position"
+            ) from None
 
     def _asks_for_classes(self, function: Callable[..., Any]) -> bool:
         """Whether a function of scikit-learn takes classes; the log loss takes probabilities under the same name."""
@@ -110,6 +159,9 @@ class CustomMetric(Settings):
         ready = READY_MADE.get(self.function)
         if ready is not None and task not in ready.tasks:
             return f"metrics.{name} is {self.function}, which does not fit task {task}, expected task: {' or '.join(ready.tasks)}"
+        costs = self.parameters.get("costs") if self.function == "cost_matrix" else None
+        if isinstance(costs, list) and (len(costs) == 2) != (task == "binary"):
+            return f"metrics.{name}.parameters.costs has {len(costs)} rows, expected one for each class of task {task}"
         return None
 
 

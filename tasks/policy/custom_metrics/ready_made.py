@@ -6,11 +6,66 @@ Tests compare them with scikit-learn where it has them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
 
+from tasks.policy.records.base import Settings
 from tasks.policy.statistics.metrics import Floats, mid_ranks, predicted_codes
+
+
+class NoParameters(Settings):
+    """The metric has no parameters."""
+
+
+class LeastPrecision(Settings):
+    precision: float = Field(0.9, gt=0, le=1)
+
+
+class RowsShare(Settings):
+    share: float = Field(0.1, gt=0, le=1)
+
+
+class QuantileLevel(Settings):
+    quantile: float = Field(0.5, gt=0, lt=1)
+
+
+class RankedRows(Settings):
+    k: int | None = Field(None, ge=1)
+
+
+def _rows(value: Any) -> Any:
+    """Read `10 %` of the rows as 0.1. All rows are no number below 1, so that share is refused."""
+    if not isinstance(value, str):
+        return value
+    number = value.strip().removesuffix("%").strip()
+    if not value.strip().endswith("%") or not number.replace(".", "", 1).isdecimal() or not 0 < float(number) < 100:
+        raise ValueError("expected a number of rows, or a share of them below 100 %, such as 10 %")
+    return float(number) / 100
+
+
+class HighestRows(Settings):
+    k: Annotated[float, BeforeValidator(_rows)] = Field(100, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.k > 1 and not self.k.is_integer():
+            raise ValueError(f"k is {self.k:g}, expected a whole number of rows, or a share of them below 1")
+        return self
+
+
+class DecisionCosts(Settings):
+    costs: tuple[tuple[float, ...], ...]
+    threshold: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.costs) < 2 or any(len(row) != len(self.costs) for row in self.costs):
+            raise ValueError(
+                "costs needs a row for each label and in it a column for each decision, such as [[0, 5], [100, 0]]"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +77,7 @@ class ReadyMade:
     tasks: tuple[Literal["binary", "multiclass", "regression"], ...]
     per_row: bool = False
     needs_positives: bool = False
+    parameters: type[Settings] = NoParameters
 
 
 def recall_at_precision(y_true: Floats, y_pred: Floats, /, precision: float = 0.9) -> float:
@@ -107,12 +163,14 @@ def ndcg(y_true: Floats, y_pred: Floats, /, k: int | None = None) -> float:
 
 
 READY_MADE: Mapping[str, ReadyMade] = {
-    "recall_at_precision": ReadyMade(recall_at_precision, True, ("binary",), needs_positives=True),
-    "precision_at_k": ReadyMade(precision_at_k, True, ("binary",)),
-    "lift": ReadyMade(lift, True, ("binary",), needs_positives=True),
+    "recall_at_precision": ReadyMade(
+        recall_at_precision, True, ("binary",), needs_positives=True, parameters=LeastPrecision
+    ),
+    "precision_at_k": ReadyMade(precision_at_k, True, ("binary",), parameters=HighestRows),
+    "lift": ReadyMade(lift, True, ("binary",), needs_positives=True, parameters=RowsShare),
     "mape": ReadyMade(mape, False, ("regression",)),
     "wape": ReadyMade(wape, False, ("regression",)),
-    "quantile_loss": ReadyMade(quantile_loss, False, ("regression",), per_row=True),
-    "cost_matrix": ReadyMade(cost_matrix, False, ("binary", "multiclass"), per_row=True),
-    "ndcg": ReadyMade(ndcg, True, ("binary", "regression")),
+    "quantile_loss": ReadyMade(quantile_loss, False, ("regression",), per_row=True, parameters=QuantileLevel),
+    "cost_matrix": ReadyMade(cost_matrix, False, ("binary", "multiclass"), per_row=True, parameters=DecisionCosts),
+    "ndcg": ReadyMade(ndcg, True, ("binary", "regression"), parameters=RankedRows),
 }

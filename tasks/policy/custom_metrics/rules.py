@@ -40,7 +40,7 @@ class CustomRule:
         """The value of each row (n,); None for a metric of tables. Raises MetricError for any other shape."""
         if not self.per_row:
             return None
-        found = np.asarray(self._call(y_true, y_pred), float)
+        found = self._call(y_true, y_pred, float)
         if found.shape != (len(y_true),):
             raise MetricError(
                 f"metrics.{self.name}: the function returned shape {found.shape} for {len(y_true)} rows, expected one value a "
@@ -53,7 +53,7 @@ class CustomRule:
         rows = self.rows(y_true, y_pred)
         if rows is not None:
             return float(rows.mean())
-        found = np.asarray(self._call(y_true, y_pred))
+        found = self._call(y_true, y_pred)
         if found.size != 1 or found.dtype.kind not in "biuf":
             raise MetricError(
                 f"metrics.{self.name}: the function returned {str(found)[:FEW_SHOWN]!r}, expected a number; for a value of each "
@@ -72,7 +72,8 @@ class CustomRule:
             f"{self.name} is undefined: {count} of {total} labels are {few}, expected at least {least}" if few else None
         )
 
-    def _call(self, y_true: Floats, y_pred: Floats) -> Any:
+    def _call(self, y_true: Floats, y_pred: Floats, dtype: type | None = None) -> NDArray[Any]:
+        """What the function returns, as an array. Raises MetricError for what the function raises."""
         columns: Mapping[str, Any] = y_true.columns if isinstance(y_true, Labels) else {}
         missing = [name for name in self.columns if name not in columns]
         if missing:
@@ -82,4 +83,11 @@ class CustomRule:
             )
         read = ({name: columns[name] for name in self.columns},) if self.columns else ()
         predictions = predicted_codes(y_pred) if self.decided else y_pred
-        return self.function(np.asarray(y_true), predictions, *read, **self.parameters)
+        try:
+            return np.asarray(self.function(np.asarray(y_true), predictions, *read, **self.parameters), dtype)
+        except Exception as error:
+            message = (str(error).strip().splitlines() or [""])[0]
+            raise MetricError(
+                f"metrics.{self.name}: the function failed on {len(y_true)} rows ({type(error).__name__}: {message}); expected "
+                "a number, or a value of each row with per: row"
+            ) from error
