@@ -150,7 +150,7 @@ class LightGBMModel:
         self.task = known.get(objective) or ("regression" if objective in regressions else objective)
         listed = [names[place] for place in _categorical_places(self._booster.params.get("categorical_feature"))]
         given = self._booster.pandas_categorical or []
-        self._categories = dict(zip(listed, given, strict=True)) if len(listed) == len(given) else {}
+        self._categories: dict[str, Any] = dict(zip(listed, given, strict=True)) if len(listed) == len(given) else {}
 
     def predict(self, frame: pd.DataFrame) -> Floats:
         texts = {name for name in frame.columns if isinstance(frame[name].dtype, pd.StringDtype)} - set(
