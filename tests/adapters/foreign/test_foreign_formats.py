@@ -227,7 +227,7 @@ def test_catboost_loss_of_several_values_is_refused(tmp_path):
         iterations=5, loss_function="RMSEWithUncertainty", verbose=False, train_dir=str(tmp_path / "info")
     )
     model.fit(frame(rows)[["x", "noise"]], frame(rows)["label"]).save_model(str(tmp_path / "model.cbm"))
-    with pytest.raises(ForeignModelError, match="its loss RMSEWithUncertainty.* gives several values a row"):
+    with pytest.raises(ForeignModelError, match=r"its loss RMSEWithUncertainty.* gives several values a row"):
         foreign.take_in(config_of("regression", **NUMERIC), str(tmp_path / "model.cbm"), rows)
 
 
