@@ -168,7 +168,7 @@ def _categorical_places(setting: Any) -> list[int]:
     return sorted(int(part) for part in parts if str(part).strip().isdigit())
 
 
-def _as_categories(column: "pd.Series[Any]", known: Sequence[Any]) -> pd.Categorical:
+def _as_categories(column: Any, known: Sequence[Any]) -> pd.Categorical:
     """Return a column as these categories, in their type; a value that is none of them is missing."""
     meant = {class_text(each): each for each in known}
     values = {value: meant.get(class_text(value)) for value in column.dropna().unique()}
