@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from deployments.config.model import MONTH_DAYS, ModelConfig, load_model_config
+from deployments.config.model import DEPLOYMENTS, MONTH_DAYS, ModelConfig, load_model_config
 from tasks.adapters.inspection.proposal import Proposal, trial_rows
 from tasks.adapters.storage.workspace import PARTS, make_folder, workspace
 from tasks.policy.backtest.comparison import HistoryTerms, PolicyComparison, compare_policies
@@ -28,15 +28,10 @@ from tasks.replay.simulation import load_matrix
 
 MOST_ROWS, MOST_WINDOWS, LEAST_HISTORY = 120_000, 26, 4
 TIMEOUT_S = 900
-OWN_STATE = (
-    *PARTS,
-    "MLFLOW_TRACKING_URI",
-    "PREFECT_API_URL",
-    "PREFECT_API_KEY",
-    "PREFECT_API_AUTH_STRING",
-    "PERENNIAL_DASK_ADDRESS",
-)
-"""Environment variables that lead to shared state, which a trial must not touch."""
+LEAST_LABELLED = 20
+"""Labelled rows of the history below which no model is trained: half of `training.min_rows`' least value is held out."""
+SHARED_STATE = (*PARTS, "MLFLOW_TRACKING_URI", "PERENNIAL_DASK_ADDRESS")
+"""Environment variables that lead to shared state, which a trial must not touch, as must Prefect's own ones."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,10 @@ class Trial:
 def run_trial(proposal: Proposal, content: Mapping[str, Any]) -> Trial:
     """Back-test the completed content of a draft. Raises ModelConfigError or TrialFailed."""
     with tempfile.TemporaryDirectory(prefix="new-", dir=make_folder(workspace().home)) as place:
-        folder = Path(place)
+        folder = Path(place).resolve()
         frame = trial_rows(proposal, MOST_ROWS)
         bounded = _bounded(proposal, content, frame)
+        _require_history(proposal, frame, pd.Timestamp(bounded["period"]["history_until"]))
         frame.to_parquet(folder / "rows.parquet", index=False)
         path = folder / f"{proposal.model}.yaml"
         path.write_text(yaml.safe_dump(bounded, sort_keys=False), encoding="utf-8")
@@ -89,15 +85,22 @@ def _bounded(proposal: Proposal, content: Mapping[str, Any], frame: pd.DataFrame
     }
 
 
+def _require_history(proposal: Proposal, frame: pd.DataFrame, until: pd.Timestamp) -> None:
+    history = frame[frame[proposal.time.value] < until]
+    count = int(history[proposal.label.value].notna().sum())
+    if count < LEAST_LABELLED:
+        raise TrialFailed(
+            f"{proposal.model}: {count} of the {len(history)} rows before {until:%Y-%m-%d %H:%M} have a label, expected at least "
+            f"{LEAST_LABELLED} to train a first model; the model's file is written; add rows, or choose longer windows with "
+            "--window"
+        )
+
+
 def _utc(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _backtest(model: Path, folder: Path) -> dict[str, Any]:
-    environment = {name: value for name, value in os.environ.items() if name not in OWN_STATE}
-    environment |= {"PERENNIAL_HOME": str(folder / "home"), "PREFECT_LOGGING_LEVEL": "WARNING"}
-    if "PERENNIAL_SOURCES" in environment:
-        environment["PERENNIAL_SOURCES"] = str(folder)
     command = [
         sys.executable,
         "-m",
@@ -110,17 +113,55 @@ def _backtest(model: Path, folder: Path) -> dict[str, Any]:
         "--json",
     ]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            env=_environment(folder),
+            cwd=folder,  # Prefect reads prefect.toml and .env of the current folder, which may name a server
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise TrialFailed(
             f"the back-test took longer than {TIMEOUT_S / 60:.0f} minutes; the model's file is written; expected fewer rows, or "
             "longer windows with --window"
         ) from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise TrialFailed(f"the back-test did not finish: {said[-1] if said else f'exit code {done.returncode}'}")
+        raise TrialFailed(f"the back-test did not finish: {_why_failed(model.stem, done)}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return the environment of a process that reaches no workspace and no Prefect server but those in `folder`."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in SHARED_STATE and (not name.startswith("PREFECT_") or name.startswith("PREFECT_LOGGING_"))
+    }
+    profiles = folder / "profiles.toml"
+    profiles.touch()
+    found = [str(Path(each).absolute()) for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([str(DEPLOYMENTS.parent), *found]),  # the process starts in another folder
+        "PERENNIAL_HOME": str(folder / "home"),
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_PROFILES_PATH": str(profiles),  # the user's active profile may name a server
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+    return environment | ({"PERENNIAL_SOURCES": str(folder)} if "PERENNIAL_SOURCES" in environment else {})
+
+
+def _why_failed(model: str, done: subprocess.CompletedProcess[str]) -> str:
+    """Return what the back-test refused, else its exit code and where its messages are stored."""
+    refused = [line for line in done.stderr.splitlines() if line.startswith("backtest: ")]
+    if refused:
+        return refused[-1].removeprefix("backtest: ")
+    log = make_folder(workspace().reports / model) / "backtest.log"
+    log.write_text(done.stderr, encoding="utf-8")
+    return f"exit code {done.returncode}; its messages are in {log}"
 
 
 def _compare(config: ModelConfig, path: Path) -> PolicyComparison:
