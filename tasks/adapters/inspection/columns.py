@@ -23,6 +23,8 @@ EPOCHS: dict[Literal["s", "ms", "us", "ns"], float] = {"s": 1e9, "ms": 1e12, "us
 TIME_NAME = re.compile(r"(^|_)(time|timestamp|ts|date|datetime|epoch|at|on|dt|day|week|month|hour)(_|$)")
 SENTINELS = (-1.0, -9.0, -99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0, 999999.0)
 SENTINEL_SHARE = 0.001
+MOST_TESTED = 50_000
+"""Different values on which a format of times is tested."""
 NULL_WORDS = ("-", "--", "?", "n/a", "N/A", "na", "none", "None", "unknown", "missing", "null", ".")
 
 
@@ -37,6 +39,10 @@ class ColumnFacts:
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the source that this column needs: `time_zone`, `time_format`, `time_unit`, `null_values`."""
     has_zone: bool = True
+    order: str = ""
+    """How the order of day and month was found, where the values alone allow both."""
+    unclear: str = ""
+    """A date whose day and month cannot be told apart in this column, which is then text."""
 
     @property
     def null_share(self) -> float:
@@ -171,29 +177,55 @@ def _parsed_times(name: str, values: pd.Series, once: pd.Series) -> ColumnFacts 
         return None
     zoned = once.str.contains(r"(?:Z|UTC|GMT|[+-]\d\d:?(?:\d\d)?)$", regex=True) & once.str.contains(":")
     options: dict[str, Any] = {} if bool(zoned.all()) else {"time_zone": "UTC"}
+    order = ""
     try:
         pd.to_datetime(head, format="ISO8601", utc=True)
         form = "ISO8601"
     except ValueError:
-        form = _format(head) or ""
-        if not form:
+        forms = _formats(once)
+        if len(forms) > 1:
+            forms, order = _evenly_spaced(once, forms), "read in the order that spaces the dates evenly"
+            if not forms:
+                return _facts(name, "text", values, unclear=str(head.iloc[0]))
+        if not forms:
             return None
+        form = forms[0]
         options["time_format"] = form
     parsed = pd.to_datetime(once, format=form, utc=True, errors="coerce")
     if parsed.isna().mean() > 0.05:
         return None
     found = pd.Series(pd.to_datetime(values.map(dict(zip(once, parsed, strict=True))), utc=True))
-    return _facts(name, "time", found, options=options, has_zone=bool(zoned.all()))
+    return _facts(name, "time", found, options=options, has_zone=bool(zoned.all()), order=order)
 
 
-def _format(head: pd.Series) -> str | None:
-    """Return the one format in which all values can be read; the day first if both orders are possible and dots divide."""
-    fitting = []
-    for dayfirst in (head.str.contains(r"^\d+\.").all(), not head.str.contains(r"^\d+\.").all()):
-        form = guess_datetime_format(str(head.iloc[0]), dayfirst=bool(dayfirst))
-        if form and pd.to_datetime(head, format=form, errors="coerce").notna().all():
-            fitting.append(form)
-    return fitting[0] if fitting else None
+def _formats(once: pd.Series) -> list[str]:
+    """Return the format in which most values can be read; two if day and month can change places and no dots divide."""
+    tested = once.head(MOST_TESTED)
+    missed: dict[str, float] = {}
+    for text in tested.head(20):
+        for dayfirst in (True, False):
+            form = guess_datetime_format(str(text), dayfirst=dayfirst)
+            if form and form not in missed:
+                missed[form] = float(pd.to_datetime(tested, format=form, errors="coerce").isna().mean())
+    least = min(missed.values(), default=1.0)
+    best = [form for form, share in missed.items() if share == least and share <= 0.05]
+    return best[:1] if tested.str.contains(r"^\d+\.").all() else best
+
+
+def _evenly_spaced(once: pd.Series, forms: list[str]) -> list[str]:
+    """Return the only format in which the times are a fixed time or number of months apart; empty if it is not one."""
+    tested = once.head(MOST_TESTED)
+    even = [form for form in forms if _is_even(pd.to_datetime(tested, format=form, errors="coerce", utc=True))]
+    return even if len(even) == 1 else []
+
+
+def _is_even(times: pd.Series) -> bool:
+    once = pd.Series(sorted(times.dropna().unique()))
+    if len(once) < 3:
+        return False
+    months = (12 * once.dt.year + once.dt.month).diff().dropna()
+    monthly = once.dt.day.nunique() == 1 and once.dt.time.nunique() == 1 and months.nunique() == 1
+    return bool(once.diff().dropna().nunique() == 1 or monthly)
 
 
 def sentinel_of(facts: ColumnFacts) -> tuple[float, float] | None:

@@ -166,6 +166,8 @@ class Proposal:
             return "has one value only" if facts.distinct else "is empty"
         if facts.kind == "other":
             return "holds lists, structures or bytes"
+        if facts.unclear:
+            return f"holds dates such as {facts.unclear}, which can be read both ways"
         if facts.kind == "time":
             return "is a time; a feature would be derived from it, such as its hour or the days since"
         if facts.name in RESERVED:
@@ -225,6 +227,11 @@ def misfit(answers: Answers, columns: Mapping[str, ColumnFacts]) -> tuple[str, s
 
 
 def _why_no_time(facts: ColumnFacts) -> str | None:
+    if facts.unclear:
+        return (
+            f"holds dates such as {facts.unclear}, which can be read both ways, expected dates such as 2023-02-01; or leave the "
+            "time open, and write columns.time and source.options.time_format in the file"
+        )
     if facts.kind != "time":
         return (
             f"holds {KINDS[facts.kind]}, expected times; numbers since 1970 are read as times in a column with a name such as "
@@ -247,7 +254,10 @@ def _why_no_label(facts: ColumnFacts, answers: Answers) -> str | None:
 
 def propose(model: str, table: FoundTable, columns: Mapping[str, ColumnFacts], answers: Answers) -> Proposal:
     """Guess what the user has not said."""
-    time = Guess(answers.time, "as given") if answers.time else times.choose_time(columns)
+    if answers.time:
+        time = Guess(answers.time, "; ".join(filter(None, ("as given", columns[answers.time].order))))
+    else:
+        time = times.choose_time(columns)
     if answers.label:
         label = Guess(answers.label, "as given")
     else:

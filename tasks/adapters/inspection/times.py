@@ -40,6 +40,14 @@ def choose_time(columns: Mapping[str, ColumnFacts]) -> Guess:
         for name, facts in columns.items()
         if facts.kind == "time" and facts.null_share <= 0.001 and facts.distinct > 1
     }
+    unclear = {name: facts.unclear for name, facts in columns.items() if facts.unclear}
+    if not found and unclear:
+        example = next(iter(unclear.values()))
+        return Guess(
+            None,
+            f"{example} can be read both ways: write source.options.time_format, such as %d/%m/%Y, and the column",
+            tuple(unclear),
+        )
     if not found:
         return Guess(None, "no column holds a time in every row")
     scores = {name: _score(facts) for name, facts in found.items()}
@@ -47,7 +55,7 @@ def choose_time(columns: Mapping[str, ColumnFacts]) -> Guess:
     if others and scores[best] - scores[others[0]] < 1:
         return Guess(None, "several columns hold a time in every row", (best, *others))
     why = "the only time that every row has" if not others else "every row has it, and rows are in its order"
-    return Guess(best, why, tuple(others))
+    return Guess(best, "; ".join(filter(None, (why, columns[best].order))), tuple(others))
 
 
 def _score(facts: ColumnFacts) -> float:

@@ -9,7 +9,7 @@ import sqlalchemy
 from deltalake import write_deltalake
 
 from tasks.adapters.inspection.personal import looks_personal
-from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, propose
+from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, misfit, propose
 from tasks.adapters.inspection.table import TablePlace, read_table
 from tasks.adapters.inspection.times import choose_delay
 from tasks.policy.records.errors import SourceError
@@ -235,3 +235,47 @@ def test_a_label_of_many_texts_sets_no_task(tmp_path):
     table["outcome"] = [f"{number % 50} pieces" for number in range(400)]
     table.to_parquet(tmp_path / "t.parquet")
     assert guessed(tmp_path / "t.parquet", label="outcome").task.value == "multiclass"
+
+
+def dated(times: pd.DatetimeIndex, form: str, path: Path, **answers: object) -> Proposal:
+    table = small(len(times))
+    table["ordered_at"] = times.strftime(form)
+    table.to_csv(path / "t.csv", index=False)
+    return guessed(path / "t.csv", "returns", **answers)
+
+
+MONTHS = pd.date_range("2023-01-01", periods=12, freq="MS").repeat(40)
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y"])
+def test_dates_that_can_be_read_both_ways_leave_the_time_open(form, tmp_path):
+    """Twelve months with the day first are also twelve days with the month first."""
+    found = dated(MONTHS, form, tmp_path)
+    assert found.time.value is None
+    assert found.time.reason.endswith(
+        "can be read both ways: write source.options.time_format, such as %d/%m/%Y, and the column"
+    )
+    assert found.time.others == ("ordered_at",)
+    assert "ordered_at" in found.left_out
+    assert misfit(Answers(time="ordered_at"), found.columns)[0] == "time"
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y"])
+def test_the_order_that_spaces_dates_evenly_is_chosen_and_said(form, tmp_path):
+    months = pd.date_range("2023-01-01", periods=24, freq="MS").repeat(20)
+    found = dated(months, form, tmp_path)
+    assert found.source_options["time_format"] == form
+    assert "in the order that spaces the dates evenly" in found.time.reason
+    assert (found.columns["ordered_at"].values.dt.tz_localize(None) == months).all()
+    assert dated(months, form, tmp_path, time="ordered_at").time.reason.startswith("as given; read in the order")
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y"])
+def test_one_late_day_above_12_settles_the_order(form, tmp_path):
+    """The first 200 different dates fit both orders; the last one fits only one."""
+    days = [pd.Timestamp(year, month, day) for year in (2021, 2022) for month in range(1, 13) for day in range(1, 11)]
+    random = np.random.default_rng(0)
+    times = pd.DatetimeIndex([*np.array(days)[random.permutation(len(days))], pd.Timestamp("2023-02-28")])
+    found = dated(times, form, tmp_path, time="ordered_at")
+    assert found.source_options["time_format"] == form
+    assert found.time.reason == "as given"
