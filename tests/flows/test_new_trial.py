@@ -40,7 +40,7 @@ def test_no_server_of_the_user_is_reached(tmp_path, monkeypatch):
     shown = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, check=True
     )
-    assert shown.stdout.split() == ["None"]
+    assert shown.stdout.split() == ["None", "None"]
 
 
 @pytest.mark.parametrize(
