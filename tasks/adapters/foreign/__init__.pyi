@@ -1,6 +1,7 @@
 from . import (
     artefact as artefact,
     child as child,
+    class_order as class_order,
     confine as confine,
     intake as intake,
     native as native,

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.foreign import artefact as artefacts
+from tasks.adapters.foreign import artefact as artefacts, class_order
 from tasks.adapters.foreign.artefact import FORMATS, Artefact
 from tasks.adapters.foreign.scorer import ForeignScorer, GivenColumns, build
-from tasks.adapters.models import class_order, eligibility
+from tasks.adapters.models import eligibility
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_classes
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.storage.redaction import without_secrets

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
 from tasks.adapters.foreign import native
-from tasks.adapters.models.class_order import ClassOrder, class_order
+from tasks.adapters.foreign.class_order import ClassOrder, class_order
 from tasks.adapters.models.encoding import Encoding, Matrix, Rows, as_table, typed
 from tasks.adapters.models.files import DESCRIPTION, Floats, Scorer, Task, check_unchanged, read, sha256
 from tasks.policy.records.base import newer_format

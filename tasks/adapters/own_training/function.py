@@ -9,7 +9,8 @@ from sklearn.pipeline import Pipeline
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
-from tasks.adapters.models import class_order, eligibility, files
+from tasks.adapters.foreign import class_order
+from tasks.adapters.models import eligibility, files
 from tasks.adapters.models.encoding import RawEncoding, category_texts, fitted_encoder, raw_encoding
 from tasks.adapters.models.estimators import Fitted, as_estimator_error, first_line, in_order
 from tasks.adapters.models.files import Scorer

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.models import class_order
+from tasks.adapters.foreign import class_order
 from tasks.policy.records.reports import Snapshot
 
 ROWS, DESCRIPTION = "rows.parquet", "training.json"

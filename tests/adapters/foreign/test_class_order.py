@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.models.class_order import better_order, class_order, coded_classes
+from tasks.adapters.foreign.class_order import better_order, class_order, coded_classes
 from tests.support.trained_models import make_config
 
 
