@@ -79,9 +79,13 @@ class ColumnFacts:
         return words(self.name)
 
 
-def describe_columns(table: pa.Table, is_text: bool, decimal_point: str = ".") -> dict[str, ColumnFacts]:
+def describe_columns(
+    table: pa.Table, is_text: bool, decimal_point: str = ".", time_format: str = ""
+) -> dict[str, ColumnFacts]:
     """Describe each column of a sample; `is_text` says that numbers are written as text, as in CSV."""
-    return {name: _describe(name, table.column(name), is_text, decimal_point) for name in table.column_names}
+    return {
+        name: _describe(name, table.column(name), is_text, decimal_point, time_format) for name in table.column_names
+    }
 
 
 def decimal_comma(table: pa.Table, may_be_thousands: bool) -> bool:
@@ -95,7 +99,7 @@ def decimal_comma(table: pa.Table, may_be_thousands: bool) -> bool:
     return False
 
 
-def _describe(name: str, column: pa.ChunkedArray, is_text: bool, decimal_point: str) -> ColumnFacts:
+def _describe(name: str, column: pa.ChunkedArray, is_text: bool, decimal_point: str, time_format: str) -> ColumnFacts:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if column.null_count == len(column):
@@ -110,7 +114,7 @@ def _describe(name: str, column: pa.ChunkedArray, is_text: bool, decimal_point: 
             name, column.cast(pa.float64(), safe=False).to_pandas() if pa.types.is_decimal(kind) else column.to_pandas()
         )
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _texts(name, column.cast(pa.string()).to_pandas(), is_text, decimal_point)
+        return _texts(name, column.cast(pa.string()).to_pandas(), is_text, decimal_point, time_format)
     return ColumnFacts(name, "other", pd.Series([None] * len(column), dtype=object), 0)
 
 
@@ -143,7 +147,7 @@ def _times(name: str, column: pa.ChunkedArray) -> ColumnFacts:
     return _facts(name, "time", values, options={} if has_zone else {"time_zone": "UTC"}, has_zone=has_zone)
 
 
-def _texts(name: str, values: pd.Series, is_text: bool, decimal_point: str) -> ColumnFacts:
+def _texts(name: str, values: pd.Series, is_text: bool, decimal_point: str, time_format: str) -> ColumnFacts:
     values = values.astype(object).where(values.notna(), None)
     known = values.dropna()
     once = pd.Series(known.unique(), dtype=object)
@@ -157,7 +161,7 @@ def _texts(name: str, values: pd.Series, is_text: bool, decimal_point: str) -> C
             found, null_word = numbers
             read = values.map(dict(zip(once, found, strict=True))).astype(float)
             return _numbers(name, read, **({"options": {"null_values": null_word}} if null_word else {}))
-    return _parsed_times(name, values, once) or _facts(name, "text", values)
+    return _parsed_times(name, values, once, time_format) or _facts(name, "text", values)
 
 
 def _as_numbers(once: pd.Series, decimal_point: str) -> tuple[pd.Series, str] | None:
@@ -175,7 +179,7 @@ def _as_numbers(once: pd.Series, decimal_point: str) -> tuple[pd.Series, str] | 
     return None
 
 
-def _parsed_times(name: str, values: pd.Series, once: pd.Series) -> ColumnFacts | None:
+def _parsed_times(name: str, values: pd.Series, once: pd.Series, time_format: str) -> ColumnFacts | None:
     head = once.head(200)
     if not head.str.contains(r"\d{1,4}[-/.:]\d{1,2}").all():
         return None
@@ -187,6 +191,7 @@ def _parsed_times(name: str, values: pd.Series, once: pd.Series) -> ColumnFacts 
         form = "ISO8601"
     except ValueError:
         forms = _formats(once)
+        forms = [time_format] if time_format in forms else forms
         if len(forms) > 1:
             forms, order = _evenly_spaced(once, forms), "read in the order that spaces the dates evenly"
             if not forms:

@@ -28,7 +28,10 @@ SHOWN = 4
 
 def find_lints(config: ModelConfig, rows: pa.Table, now: datetime) -> tuple[str, ...]:
     """Return the lints of a table with the columns that the model uses, as its source has them."""
-    columns = describe_columns(rows, config.source.kind == "csv", str(config.source.options.get("decimal_point", ".")))
+    options = config.source.options
+    columns = describe_columns(
+        rows, config.source.kind == "csv", str(options.get("decimal_point", ".")), str(options.get("time_format", ""))
+    )
     columns = {name: facts for name, facts in columns.items() if name in config.columns.used}
     time = columns.get(config.columns.time)
     found = [*_names(config, rows), *_features(config, columns), *_personal(config, columns)]

@@ -219,3 +219,14 @@ def test_times_as_numbers_since_1970_are_linted(unit):
     assert lints(rows, config) == []
     rows.loc[:9, "known_at"] = 4_102_444_800 * per_second  # 2100-01-01
     assert "known_at: 10 rows have the time 2100-01-01" in " ".join(lints(rows, config))
+
+
+def test_times_are_linted_in_the_format_of_the_file():
+    """Dates that could be read both ways are read as source.options.time_format says."""
+    rows = table()
+    days = pd.DatetimeIndex(rows["known_at"]).strftime("%d/%m/%Y %H:%M")
+    rows["known_at"] = np.where(pd.DatetimeIndex(rows["known_at"]).day <= 12, days, None)
+    rows.loc[:9, "known_at"] = "01/02/2099 00:00"
+    options = {"time_format": "%d/%m/%Y %H:%M", "time_zone": "UTC"}
+    config = model(label_time="known_at", source={"kind": "parquet", "path": "t", "options": options})
+    assert "known_at: 10 rows lie in the future" in " ".join(lints(rows, config))
