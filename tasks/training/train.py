@@ -114,7 +114,8 @@ def adopt_model(config: ModelConfig, source: str, training: Snapshot, decision_i
     """
     known = registry.find(config.name, decision_id)
     if known is not None:
-        _check_same(config, source, known)
+        if registry.aliases(config.name).get(registry.CHAMPION) != known.version:  # else the decision is complete
+            _check_same(config, source, known)
         return known
     rows = lake.read_labelled(training)
     _check_rows(config, training, rows)

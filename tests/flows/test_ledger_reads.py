@@ -42,5 +42,5 @@ def test_a_monitor_run_reads_each_entry_of_the_ledger_once(tmp_path, begin, read
 
     *earlier, last = numbers
     assert {reads[number] for number in earlier} == {1}
-    looks = 4  # admission, the past, the champion's entry, and the entry that the run appends
+    looks = 5  # admission, the past, the champion's entry, whether it may serve, and the entry that the run appends
     assert reads[last] <= looks and reads[f"small/{files.HEAD}"] <= looks
