@@ -4,6 +4,7 @@ A check is made on real rows: the columns that the model reads, its task and its
 predictions must have the shape of the task. A model that may run code is refused unless the file says `training.trust`.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -160,7 +161,11 @@ def _accepts_nulls(scorer: ForeignScorer, rows: pa.Table) -> bool:
         columns[name] = pc.if_else(blank, pa.scalar(None, column.type), column)
     try:
         predicted = scorer.predict(pa.table(columns))
-    except Exception:  # noqa: BLE001 as above
+    except Exception as error:  # noqa: BLE001 as above
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        logging.getLogger(__name__).warning(
+            "it is taken to accept no nulls, as it failed on them (%s: %s)", type(error).__name__, first
+        )
         return False
     return prediction_fault(predicted, len(some), scorer.task) is None
 
