@@ -149,11 +149,15 @@ def _named(condition: Trigger) -> str:
 
 
 def kinds(of: type[Trigger] = Trigger) -> tuple[type[Trigger], ...]:
-    """Every kind of condition, sorted by name whatever the import order; groups last."""
+    """Every kind of condition of this package, sorted by name; groups last.
+
+    What was imported before, classes of the user among it, changes nothing.
+    """
     found = [
         kind for each in of.__subclasses__() for kind in ((each,) if "trigger" in each.model_fields else kinds(each))
     ]
-    return tuple(sorted(found, key=lambda kind: (issubclass(kind, Group), kind.kind())))
+    ours = [kind for kind in found if kind.__module__.startswith(f"{triggers.__name__}.")]
+    return tuple(sorted(ours, key=lambda kind: (issubclass(kind, Group), kind.kind())))
 
 
 def _accept_own(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
