@@ -155,7 +155,8 @@ def load_history(config: ModelConfig, past: Past, champion: ModelVersion, window
     refused = {entry.decision_id for entry in entries if entry.kind == "retraining.refused"}
     wanted = [j for j in before if j.decision.retrain and not j.backfilled]
     asked = [j for j in wanted if j.decision.decision_id not in refused]
-    stuck = unresolved(earlier, [entry.at for entry in made], config.retraining.escalate_after)
+    rules = config.retraining
+    stuck = unresolved(earlier, [entry.at for entry in made], rules.escalate_after, rules.when)
     return History(
         performances=latest_performances(before),
         evidence=tuple(judgement.evidence for judgement in earlier),

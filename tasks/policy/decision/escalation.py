@@ -9,10 +9,16 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tasks.policy.records.evidence import Judgement
+from tasks.policy.triggers.base import Trigger
 from tasks.policy.triggers.combinators import kinds
 
 PERFORMANCE_TRIGGERS = frozenset(each.kind() for each in kinds() if each.judges_performance)
-"""Triggers on the model's performance; a timer, for example, is not one."""
+"""Triggers of ours on the model's performance; a timer, for example, is not one."""
+
+
+def performance_triggers(when: Trigger) -> frozenset[str]:
+    """Names of the triggers on the model's performance: ours, and the user's own classes in `when`."""
+    return PERFORMANCE_TRIGGERS | {leaf.trigger for leaf in when.leaves() if leaf.judges_performance}
 
 
 class Unresolved(NamedTuple):
@@ -29,11 +35,14 @@ class Unresolved(NamedTuple):
         )
 
 
-def unresolved(judgements: Sequence[Judgement], retrained_at: Sequence[datetime], after: int) -> Unresolved | None:
+def unresolved(
+    judgements: Sequence[Judgement], retrained_at: Sequence[datetime], after: int, when: Trigger
+) -> Unresolved | None:
     """The unresolved run of windows if it includes at least `after` retrains, else None. Judgements: oldest first."""
+    names = performance_triggers(when)
     since = None
     for judgement in reversed(judgements):
-        if not PERFORMANCE_TRIGGERS & set(judgement.decision.triggers):
+        if not names & set(judgement.decision.triggers):
             break
         since = judgement.evidence.window.start
     count = sum(moment > since for moment in retrained_at) if since else 0

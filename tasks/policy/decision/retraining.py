@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from tasks.policy.decision.escalation import PERFORMANCE_TRIGGERS
+from tasks.policy.decision.escalation import performance_triggers
 from tasks.policy.economics.costs import Budget, over_budget
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import Settings, Window, digest
@@ -89,7 +89,7 @@ def decide_retraining(model: str, policy: RetrainingPolicy, case: Case, diagnosi
         block = _too_soon(policy, case) or _advice(policy, f"returning to version {result.go_back_to} pays")
         would_change = (block[2],) if block else would_change
     reasons = (block[1], *result.reasons) if block else result.reasons
-    unresolved = case.history.unresolved if PERFORMANCE_TRIGGERS & set(result.triggers) else None
+    unresolved = case.history.unresolved if performance_triggers(policy.when) & set(result.triggers) else None
     return Decision(
         decision_id=decision_id(model, policy, evidence.window, empty=not evidence.rows),
         model=model,
