@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.parameters import Model, Moment, resolve_as_of, run_name, wall_clock
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE

@@ -9,7 +9,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from deployments.config.model import available_models
+from deployments.config.folders import available_models
 from flows.parameters import Model, Moment, in_utc, wall_clock
 from tasks.record.fleet import publish_fleet, survey_files
 

@@ -19,7 +19,8 @@ from prefect.settings import (
 )
 from pydantic import AfterValidator, Field
 
-from deployments.config.model import ModelConfig, available_models
+from deployments.config.folders import available_models
+from deployments.config.model import ModelConfig
 from tasks.adapters.orchestration.server import served_url, stored_log_in
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import CLOCKS_APART, digest

@@ -19,7 +19,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from flows.parameters import Model, Moment, run_name
 from tasks.adapters.orchestration.runs import run_as
 from tasks.policy.monitoring.performance import decide_maturity

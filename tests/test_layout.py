@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from deployments.cli import app
-from deployments.config.model import available_models, load_model_config
+from deployments.config.folders import available_models
+from deployments.config.loading import load_model_config
 from tests.conftest import pytest_collection_modifyitems
 
 ROOT = Path(__file__).parent.parent

@@ -19,8 +19,9 @@ from deployments.alerts.routing import route
 from deployments.apply.pools import placed_deployments, training_limits
 from deployments.config.blocks.alerts import Audience
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import DEPLOYMENTS, ModelConfig, available_models
-from deployments.config.names import load_named_model
+from deployments.config.folders import DEPLOYMENTS, available_models
+from deployments.config.loading import load_named_model
+from deployments.config.model import ModelConfig
 from tasks.policy.records.errors import DeploymentError
 
 INDEX = DEPLOYMENTS.parent / "prefect.yaml"

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from deployments.config.model import DEPLOYMENTS, ModelConfig
+from deployments.config.folders import DEPLOYMENTS
+from deployments.config.model import ModelConfig
 from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
 from tasks.policy.records.errors import PoolError
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from deployments.config.description import describe, describe_adopted
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import ModelConfig, available_models, model_folders
-from deployments.config.names import load_named_model
+from deployments.config.folders import available_models, model_folders
+from deployments.config.loading import load_named_model
+from deployments.config.model import ModelConfig
 from tasks.adapters.storage.workspace import HOME
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.rollout.versions import FOREIGN

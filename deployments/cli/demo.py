@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.cli.output import logs_above
-from deployments.config.model import DEMO_MODELS, ModelConfig, load_model_config
+from deployments.config.folders import DEMO_MODELS
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import reports
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace

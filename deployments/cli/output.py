@@ -27,7 +27,7 @@ Models = Annotated[
 def model_names(incomplete: str) -> list[str]:
     """Complete the name of a model."""
     # load pydantic, only when Tab is pressed
-    from deployments.config.model import available_models
+    from deployments.config.folders import available_models
     from tasks.policy.records.errors import ModelConfigError
 
     try:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from deployments.cli.demo import replay_progress
 from deployments.cli.output import progress, refuse
-from deployments.config.model import available_models, load_model_config
+from deployments.config.folders import available_models
+from deployments.config.loading import load_model_config
 from flows.parameters import own_server, wall_clock
 from tasks.adapters import reports
 from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE

@@ -170,7 +170,7 @@ def test_alerts(
     from deployments.alerts.delivery import send_test_messages  # loads Prefect
     from deployments.config.blocks.alerts import Audience  # loads pydantic
     from deployments.config.fleet import load_fleet_config  # loads pydantic
-    from deployments.config.model import load_model_config  # loads pydantic
+    from deployments.config.loading import load_model_config  # loads pydantic
     from flows.parameters import own_server  # loads Prefect
 
     config = load_model_config(model)

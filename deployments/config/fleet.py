@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from deployments.config.blocks.alerts import Alerts
-from deployments.config.model import FLEET, available_models, model_folders
+from deployments.config.folders import FLEET, available_models, model_folders
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
 from tasks.policy.economics.budget import SharedBudget
 from tasks.policy.records.base import Settings

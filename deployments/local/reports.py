@@ -103,7 +103,7 @@ def _page(title: str, items: list[tuple[str, str]], below: str = "") -> Response
 
 def _fleet(_request: Request) -> Response:
     # imported here because it loads Prefect and MLflow's client, which the other pages do not need
-    from deployments.config.model import available_models
+    from deployments.config.folders import available_models
     from tasks.record.fleet import fleet_html, survey_files
 
     try:

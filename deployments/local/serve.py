@@ -16,7 +16,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from deployments.config.model import model_folders
+from deployments.config.folders import model_folders
 from deployments.local.credentials import Credentials, made_credentials, read_credentials
 from deployments.local.instance_lock import PATIENCE_S, Hold, hold_workspace
 from deployments.local.servers import module, servers_of

@@ -12,8 +12,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from deployments.config.folders import DEPLOYMENTS, FLEET, model_folders
+from deployments.config.loading import load_model_config
 from deployments.config.messages import open_questions
-from deployments.config.model import DEPLOYMENTS, FLEET, ModelConfig, load_model_config, model_folders
+from deployments.config.model import ModelConfig
 from deployments.new.draft import People, completed, draft, is_recorded, write_draft
 from deployments.new.questions import ask_about_table, ask_people
 from deployments.new.trial import Trial, run_trial

@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from deployments.config.model import DEPLOYMENTS, MONTH_DAYS, ModelConfig, load_model_config
+from deployments.config.folders import DEPLOYMENTS
+from deployments.config.loading import load_model_config
+from deployments.config.model import MONTH_DAYS, ModelConfig
 from tasks.adapters.inspection.proposal import Proposal, trial_rows
 from tasks.adapters.storage.workspace import PARTS, make_folder, workspace
 from tasks.policy.backtest.comparison import HistoryTerms, PolicyComparison, compare_policies

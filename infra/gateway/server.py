@@ -19,7 +19,7 @@ from types import FrameType
 
 import uvicorn
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from infra.gateway.answer_log import FLUSH_S, AnswerLog
 from infra.gateway.application import ApiKey, Gateway
 from infra.gateway.metrics import Metrics

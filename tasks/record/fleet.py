@@ -10,11 +10,9 @@ from pathlib import Path
 from prefect.logging import get_run_logger
 
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import (
-    FLEET,
-    ModelConfig,
-    load_model_config,
-)
+from deployments.config.folders import FLEET
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.budget import BudgetBalance, budget_balance, spent_usd

@@ -12,7 +12,8 @@ from datetime import datetime
 
 from prefect.logging import get_run_logger
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration
 from tasks.policy.governance.access import why_not_approve, why_not_override, why_not_trigger
 from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound

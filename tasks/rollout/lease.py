@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from tasks.adapters import orchestration, storage
 from tasks.policy.records.errors import FencedOut, LeaseHeld
 

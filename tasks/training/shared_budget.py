@@ -10,7 +10,8 @@ from datetime import datetime
 from prefect.logging import get_run_logger
 
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics import budget

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from deployments.config.model import available_models
+from deployments.config.folders import available_models
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tests.support.injections import Bed, Verdict, run
 

@@ -225,7 +225,7 @@ def _check_traffic(mode: str, share: float) -> None:
 
 def _check_rollout() -> None:
     """Raise NothingHappened unless the ledger holds one rollout with each step once, and each served row once."""
-    from deployments.config.model import load_model_config
+    from deployments.config.loading import load_model_config
     from tasks.adapters import lake
     from tasks.adapters.ledger import chain as ledger
     from tasks.policy.records.base import Window

@@ -109,7 +109,7 @@ def rows(count: int, seed: int) -> pa.Table:
 def prepare(home: Path) -> None:
     """Train and register the champion, and write its file, and its booster for FastAPI."""
     # only this process trains
-    from deployments.config.model import load_model_config
+    from deployments.config.loading import load_model_config
     from tasks.adapters import registry
     from tasks.adapters.models import estimators
     from tests.support.gateway import write_config
@@ -333,7 +333,7 @@ def fastapi_application() -> Any:
 def time_alone() -> dict[str, dict[str, float]]:
     """Return the figures of the booster, and of the gateway's fast path, which also encodes the row."""
     # only this process needs both
-    from deployments.config.model import load_model_config
+    from deployments.config.loading import load_model_config
     from infra.gateway.versions import ServedVersion
     from tasks.adapters import registry
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from deployments.config.model import ModelConfig, available_models, load_model_config
+from deployments.config.folders import available_models
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import Window
 

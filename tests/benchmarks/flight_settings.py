@@ -20,7 +20,9 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from deployments.config.model import ModelConfig, available_models, load_model_config
+from deployments.config.folders import available_models
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import sources
 from tasks.adapters.models import estimators
 from tasks.adapters.models.encoding import encode_labels

@@ -16,7 +16,7 @@ from deployments.cli import main
 from deployments.config.blocks.alerts import SEVERITIES, SHARED_BLOCK, Alerts
 from deployments.config.description import describe
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from tasks.policy.records.errors import DeploymentError, ModelConfigError
 from tests.support.deployed_models import churn, index_with, models
 from tests.support.inbox import inbox

@@ -14,7 +14,8 @@ from deployments.apply.plan import Definition, plan, summary
 from deployments.cli import main
 from deployments.config.blocks.alerts import SHARED_BLOCK
 from deployments.config.blocks.schedule import Schedule
-from deployments.config.model import DEPLOYMENTS, available_models, load_model_config
+from deployments.config.folders import DEPLOYMENTS, available_models
+from deployments.config.loading import load_model_config
 from tasks.policy.records.errors import DeploymentError, ModelConfigError
 from tests.support.deployed_models import churn, index_with, models
 from tests.support.small_model import write_model

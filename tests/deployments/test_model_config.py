@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import main
-from deployments.config.model import DEPLOYMENTS, load_model_config
+from deployments.config.folders import DEPLOYMENTS
+from deployments.config.loading import load_model_config
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError
 

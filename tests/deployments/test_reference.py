@@ -12,7 +12,9 @@ from pydantic.fields import FieldInfo
 
 from deployments.config.blocks.data import Settings
 from deployments.config.fleet import FleetConfig
-from deployments.config.model import DEPLOYMENTS, ModelConfig, load_model_config
+from deployments.config.folders import DEPLOYMENTS
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from deployments.reference import Page, render
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.economics.placement import PlacementPolicy

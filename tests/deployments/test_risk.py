@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from deployments.config.description import describe
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.policy.records.errors import ModelConfigError
 from tests.support.small_model import YAML, write_model
 

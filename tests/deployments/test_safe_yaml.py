@@ -4,7 +4,7 @@ from time import monotonic
 
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from deployments.config.yaml_file import read_yaml
 from tasks.policy.records.errors import ModelConfigError
 from tests.support.small_model import YAML

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from deployments.config.model import DEPLOYMENTS
+from deployments.config.folders import DEPLOYMENTS
 from deployments.local.instance_lock import hold_workspace
 from deployments.local.reports import report_pages
 from deployments.local.services import Service, Stream

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.rollout import rollout

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from tasks.adapters import registry
 from tasks.policy.comparison.predictions import MISSING_PREDICTION
 from tests.drill.faults import Raised, Row, apply_fault

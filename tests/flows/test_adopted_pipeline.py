@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from deployments.cli import main
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.adopt import adopt
 from flows.monitor import monitor
 from flows.promote import promote

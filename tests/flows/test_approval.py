@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows import promote as promote_module
 from flows.promote import promote
 from flows.retrain import retrain

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.backfill import backfill
 from flows.monitor import monitor
 from flows.promote import promote

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.registry import version_files
 from tasks.adapters.sources.read import read_labels, read_window

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.diagnosis import diagnose_window, estimate_performance

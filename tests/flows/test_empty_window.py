@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.backfill import backfill
 from flows.monitor import monitor
 from flows.replay import replay

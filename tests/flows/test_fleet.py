@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.fleet import fleet
 from flows.monitor import monitor
 from flows.promote import promote

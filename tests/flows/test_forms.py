@@ -17,7 +17,7 @@ from prefect.settings import (
 
 from deployments.apply.definitions import INDEX
 from deployments.cli.running import run_flow
-from deployments.config.model import available_models
+from deployments.config.folders import available_models
 
 FLOWS = {
     item["name"]: load_flow_from_entrypoint(item["entrypoint"]).parameters

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.backfill import backfill
 from flows.backtest import backtest
 from flows.monitor import monitor

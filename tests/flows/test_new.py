@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from deployments.cli import app
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from deployments.new.draft import completed
 from deployments.reference import HERE
 from tasks.policy.records.errors import ModelConfigError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.monitor import monitor
 from flows.score import score
 from tasks.adapters import ledger, registry

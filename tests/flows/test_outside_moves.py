@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import skops.io
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.monitor import monitor
 from flows.retrain import retrain
 from flows.rollback import rollback

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deployments.cli.checking import check_files
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain

@@ -7,7 +7,7 @@ import great_expectations.expectations as gxe
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from tasks.data.snapshot import land_labels
 from tasks.monitoring.performance import measure_performance
 from tasks.policy.records.base import from_json, to_json

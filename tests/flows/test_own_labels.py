@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy
 
 from deployments.cli import main
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from deployments.cli import main
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain

@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.performance import describe, measure_performance

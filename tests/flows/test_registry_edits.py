@@ -9,7 +9,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.cli import main
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction, challenger as trial
 from tasks.adapters.ledger import chain as ledger

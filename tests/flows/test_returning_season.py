@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain

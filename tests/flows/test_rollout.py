@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain

@@ -11,7 +11,8 @@ from prefect.logging import disable_run_logger
 
 from deployments.cli import main
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import available_models, load_model_config
+from deployments.config.folders import available_models
+from deployments.config.loading import load_model_config
 from flows.fleet import fleet
 from flows.retrain import retrain
 from tasks.adapters import ledger

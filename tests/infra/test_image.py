@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from deployments.apply.definitions import read_definitions
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from tests.infra.test_pools import await_until, sent_to
 from tests.support.deployed_models import models
 from tests.support.object_store import s3

@@ -11,7 +11,9 @@ import pytest
 
 from deployments.apply.definitions import Definitions, read_definitions
 from deployments.apply.pools import POOLS, located_pool, read_pool
-from deployments.config.model import ModelConfig, available_models, load_model_config
+from deployments.config.folders import available_models
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.policy.economics.placement import Place, PlacementPolicy
 from tasks.policy.records.errors import ModelConfigError, PoolError
 from tests.support.deployed_runs import deployed_runs

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from deployments.apply.definitions import INDEX
-from deployments.config.model import ModelConfig, available_models, load_model_config
+from deployments.config.folders import available_models
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 
 
 def models(*extra: ModelConfig) -> list[ModelConfig]:

@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from infra.gateway.answer_log import AnswerLog
 from infra.gateway.application import Gateway
 from infra.gateway.metrics import Metrics

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.models import estimators, shap as attribution
 from tasks.adapters.profiling import baseline_drift

@@ -8,7 +8,7 @@
 | PERENNIAL_REPORTS | $PERENNIAL_HOME/reports | HTML reports and data checks, a local folder |
 | PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server stores them |
 | MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
-| PERENNIAL_MODELS | none | a folder of model files in addition to deployments/ (`deployments.config.model.model_folders`) |
+| PERENNIAL_MODELS | none | a folder of model files in addition to deployments/ (`deployments.config.folders.model_folders`) |
 | PERENNIAL_SOURCES | none | the only folders that sources may be read from (`sources.limits`); `serve` sets it |
 
 Tested on moto's S3 and an emulator of Google Cloud Storage (tests/support/gcs_emulator.py), not against AWS or Google.

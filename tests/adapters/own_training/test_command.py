@@ -11,7 +11,8 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.cli.checking import check_files
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.own_training import command
 from tasks.adapters.own_training.snapshot_files import TrainingJob

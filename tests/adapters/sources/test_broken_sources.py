@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.config.model import ModelConfig, load_model_config
+from deployments.config.loading import load_model_config
+from deployments.config.model import ModelConfig
 from tasks.adapters import lake, sources
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError, SourceEmpty, SourceError

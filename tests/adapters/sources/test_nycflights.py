@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.loading import load_model_config
 from tasks.adapters.sources.nycflights import SCHEMA, _recorded_year, read_flights
 from tasks.adapters.sources.read import read_labels, read_window
 from tasks.policy.records.base import Window, WindowGrid
