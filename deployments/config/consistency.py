@@ -31,6 +31,12 @@ def check_consistency(config: "ModelConfig") -> None:
 
 def _check_labels(config: "ModelConfig") -> None:
     own = config.labels
+    for name in ("labels", "predictions"):
+        if config.columns.id == config.columns.time and getattr(config, name) is not None:
+            raise ValueError(
+                f"columns.id is the time {config.columns.time!r} and {name} has a source of its own, whose times are others; "
+                "expected an id column that both sources have"
+            )
     if own is not None and own.id is not None:
         count = 1 if isinstance(own.id, str) else len(own.id)
         if count != len(config.columns.id_columns):

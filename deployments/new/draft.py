@@ -16,7 +16,7 @@ import yaml
 from deployments.config.messages import QUESTION
 from tasks.adapters.inspection.columns import share_of_rows
 from tasks.adapters.inspection.proposal import Proposal
-from tasks.adapters.inspection.times import Division, Guess
+from tasks.adapters.inspection.times import HOLDOUT_DAYS, HOLDOUT_ROWS, Division, Guess, holdout_days
 from tasks.adapters.sources import sql
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.text import printable
@@ -177,9 +177,7 @@ def _rest(proposal: Proposal, people: People) -> Iterator[str]:
         if history < FEW_ROWS:
             yield f"training: {{min_rows: {max(10, history // 3)}}}  # the history has about {history:,} rows"
         days = (found.history_until - found.start).total_seconds() / 86400
-        window = days / max(1, share * found.windows)
-        if days < 15:
-            yield f"validation: {{holdout_days: {max(window, 0.2 * days):.3g}}}  # the history has {days:.3g} days"
+        yield from _holdout(days, history, days / max(1, share * found.windows))
     unit = proposal.metric or "metric"
     yield "budget:"
     yield _line(
@@ -187,6 +185,14 @@ def _rest(proposal: Proposal, people: People) -> Iterator[str]:
         people.value_usd,
         f"what one unit of {unit} more is worth a day, in $; null if nobody knows",
     )
+
+
+def _holdout(days: float, rows: int, window: float) -> Iterator[str]:
+    held = max(holdout_days(days, rows), window if days < 15 else 0.0)
+    expected = int(rows * held / days)
+    least = f", min_rows: {max(10, int(0.8 * expected))}" if expected < HOLDOUT_ROWS else ""
+    if held != HOLDOUT_DAYS or least:
+        yield f"validation: {{holdout_days: {held:.3g}{least}}}  # about {expected:,} of the history's {rows:,} rows"
 
 
 def _line(name: str, value: Any, reason: str) -> str:

@@ -23,6 +23,7 @@ from deployments.config.folders import DEPLOYMENTS
 from deployments.config.loading import load_model_config
 from deployments.config.model import MONTH_DAYS, ModelConfig
 from tasks.adapters.inspection.proposal import Proposal, trial_rows
+from tasks.adapters.inspection.times import holdout_days
 from tasks.adapters.storage.workspace import PARTS, make_folder, workspace
 from tasks.policy.backtest.comparison import HistoryTerms, PolicyComparison, compare_policies
 from tasks.policy.records.errors import TrialFailed
@@ -83,7 +84,7 @@ def _bounded(proposal: Proposal, content: Mapping[str, Any], frame: pd.DataFrame
         "source": {"kind": "parquet", "path": "rows.parquet"},
         "period": period,
         "training": {"min_rows": int(min(1000, max(10, rows // 4)))},
-        "validation": {"holdout_days": float(min(5.0, max(0.01, 0.2 * (days - delay))))},
+        "validation": {"holdout_days": max(0.01, holdout_days(days - delay, rows))},
     }
 
 

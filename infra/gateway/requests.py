@@ -210,11 +210,10 @@ def read_time(value: object, column: str) -> datetime:
 
 
 def read_id(row: Row, columns: Columns) -> str | None:
-    """Return a row's id as text, as `row_identity.joined_key` joins several columns; None without one. Raises FeatureError."""
-    if isinstance(columns.id, str) or columns.key in row:
-        name = columns.id if isinstance(columns.id, str) else columns.key
-        value = row.get(name)
-        return None if is_null(value) else _id_text(value, name)
+    """Return a row's id as text, as `row_identity.joined_key` makes it; None without one. Raises FeatureError."""
+    if not columns.has_joined_id or columns.key in row:
+        value = row.get(columns.key)
+        return None if is_null(value) else _id_text(value, columns.key)
     values = [row.get(name) for name in columns.id_columns]
     if any(map(is_null, values)):
         return None

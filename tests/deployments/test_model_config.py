@@ -42,7 +42,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
             ("period.history_until is 2013-04-21T00:00:00+00:00, expected the first", "2013-04-01T00:00:00Z"),
         ),
         ("label: air_time", "label: distance", ("'distance' is also a feature", "leaks")),
-        ("id: flight_id", "id: air_time", ("expected three different columns",)),
+        ("id: flight_id", "id: air_time", ("label is 'air_time', which is also id or time",)),
         ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
         (
             "metric: mae\n",
@@ -140,6 +140,19 @@ def test_error_names_file_field_value_and_expectation(tmp_path, old, new, words)
     assert "mine.yaml: " in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_time_as_id_needs_one_source(tmp_path):
+    path = edited(tmp_path, "  id: flight_id", "  id: scheduled_departure")
+    assert load_model_config(path).columns.key == "id+scheduled_departure"
+    text = path.read_text().replace("  label_time: scheduled_departure\n", "")
+    path.write_text(
+        text.replace("quality:\n", "labels: {source: {kind: parquet, path: labels}, time: at}\nquality:\n", 1)
+    )
+    with pytest.raises(
+        ModelConfigError, match=r"columns.id is the time .*expected an id column that both sources have"
+    ):
+        load_model_config(path)
 
 
 @pytest.mark.parametrize(

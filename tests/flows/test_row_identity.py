@@ -65,6 +65,17 @@ def test_repeated_ids_keep_all_labels(tmp_path):
     assert found == expected
 
 
+def test_the_time_of_a_row_may_identify_it(tmp_path):
+    series = rows().drop(columns="row")
+    model = write_model(tmp_path, series, **{"name: small": "name: series", "id: row": "id: at"})
+    first, second = loop(model)
+    assert all(each.labelled_rows > 0.7 * WINDOW_ROWS and each.metric("mae").value < 0.5 for each in (first, second))
+    twice = pd.concat([series, series.head(3)])
+    refused = write_model(tmp_path / "refused", twice, **{"name: small": "name: refused", "id: row": "id: at"})
+    with pytest.raises(SourceError, match=r"columns.id is at: 6 of 3,003 rows share their id with another row"):
+        retrain(refused, until=FIRST)
+
+
 def test_retracted_labels_are_removed_from_measured_windows(tmp_path):
     model = write_model(tmp_path)
     loop(model)

@@ -149,7 +149,7 @@ class Columns(Settings):
     id: Annotated[str | tuple[str, ...], BeforeValidator(one_name_or_several)] = Field(
         examples=[["customer", "week"], "customer_week"]
     )
-    """The column, or list of columns, that identifies a row. Labels and predictions are joined on it.
+    """The column, or list of columns, that identifies a row. Labels and predictions are joined on it. It may be the time.
 
     An id occurs at most once in the history and once in a window. A later window may contain it again, as another row."""
     time: ColumnName = Field(examples=["week"])
@@ -206,16 +206,13 @@ class Columns(Settings):
                 raise ValueError(
                     f"{role} has {mixed[0]!r}, which comes with the label, expected columns that rows have"
                 )
-        roles = [self.id, self.time, self.label]
-        if len(set(roles)) < len(roles):
-            raise ValueError(f"id, time and label are {roles}, expected three different columns")
+        if self.label in (self.time, self.id):
+            raise ValueError(f"label is {self.label!r}, which is also id or time, expected another column")
         mixed = [name for name in self.id_columns if name in apart]
         if mixed:
             raise ValueError(f"id has {mixed[0]!r}, which comes with the label, expected columns that rows have")
-        if len(self.id_columns) > 1 and self.key in (self.time, self.label, *self.features.names, *self.protected):
-            raise ValueError(
-                f"a column is called {self.key!r}, the name of the joined id columns; expected another name"
-            )
+        if self.has_joined_id and self.key in (self.time, self.label, *self.features.names, *self.protected):
+            raise ValueError(f"a column is called {self.key!r}, the name of the stored id; expected another name")
         return self
 
     @property
@@ -224,9 +221,14 @@ class Columns(Settings):
         return (self.id,) if isinstance(self.id, str) else self.id
 
     @property
+    def has_joined_id(self) -> bool:
+        """Whether the stored id is a text of its own, made from several columns or from the time."""
+        return len(self.id_columns) > 1 or self.id == self.time
+
+    @property
     def key(self) -> str:
-        """Name of the lake column that identifies a row: the id columns joined by "+"."""
-        return "+".join(self.id_columns)
+        """Name of the lake column that identifies a row: the id columns joined by "+", or `id+` and the time."""
+        return f"id+{self.time}" if self.id == self.time else "+".join(self.id_columns)
 
     @property
     def used(self) -> frozenset[str]:

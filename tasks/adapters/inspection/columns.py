@@ -5,6 +5,8 @@ the one that the model's source makes later.
 """
 
 import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +31,12 @@ SENTINEL_ROWS, SENTINEL_RANGES = 5, 10
 """Repeats that suffice where the number lies this many ranges outside of all other values, as no tail does."""
 MOST_TESTED = 50_000
 """Different values on which a format of times is tested."""
+LIKE_TIME = r"^(?:19|20)\d{6}$|\d{1,4}[-/.:]\d{1,2}|\d{1,2}[- ][A-Za-z]{3}|[A-Za-z]{3,9} \d{1,2}, \d{4}"
+DAY = "%Y%m%d"
+"""A day as a number, such as 20240131."""
+SHORT_YEAR = re.compile(r"^(\d{1,2}([-/ ])(?:\d{1,2}|[A-Za-z]{3})\2|\d{2}\.\d{2}\.)(\d{2})(?![\d.:])")
+"""A date that may end in a year of two digits, such as 1/31/24; versions such as 10.1.22 are none."""
+YEAR_FIRST = re.compile(r"^\d{2}-\d{2}-\d{2}(?!\d)")
 NULL_WORDS = ("-", "--", "?", "n/a", "N/A", "na", "none", "None", "unknown", "missing", "null", ".")
 
 
@@ -132,6 +140,10 @@ def _numbers(name: str, values: pd.Series, **more: Any) -> ColumnFacts:
         )
     if TIME_NAME.search(words(name)) and len(known) and (known % 1 == 0).all():
         low, high = float(known.min()), float(known.max())
+        if low >= 19_000_101 and high <= 21_001_231:
+            days = pd.to_datetime(values.astype("Int64").astype("string"), format=DAY, errors="coerce", utc=True)
+            if days.notna().equals(values.notna()):
+                return _facts(name, "time", days, options={"time_zone": "UTC", "time_format": DAY}, has_zone=False)
         for unit, scale in EPOCHS.items():
             if 0.2 * scale <= low and high <= 4.2 * scale:
                 times = pd.Series(pd.to_timedelta(values.astype("Int64"), unit=unit)) + pd.Timestamp(0, tz="UTC")
@@ -181,15 +193,14 @@ def _as_numbers(once: pd.Series, decimal_point: str) -> tuple[pd.Series, str] | 
 
 def _parsed_times(name: str, values: pd.Series, once: pd.Series, time_format: str) -> ColumnFacts | None:
     head = once.head(200)
-    if not head.str.contains(r"\d{1,4}[-/.:]\d{1,2}").all():
+    if not head.str.contains(LIKE_TIME).all():
         return None
     zoned = once.str.contains(r"(?:Z|UTC|GMT|[+-]\d\d:?(?:\d\d)?)$", regex=True) & once.str.contains(":")
     options: dict[str, Any] = {} if bool(zoned.all()) else {"time_zone": "UTC"}
     order = ""
-    try:
-        pd.to_datetime(head, format="ISO8601", utc=True)
+    if _is_iso(head):
         form = "ISO8601"
-    except ValueError:
+    else:
         forms = _formats(once)
         forms = [time_format] if time_format in forms else forms
         if len(forms) > 1:
@@ -207,18 +218,40 @@ def _parsed_times(name: str, values: pd.Series, once: pd.Series, time_format: st
     return _facts(name, "time", found, options=options, has_zone=bool(zoned.all()), order=order)
 
 
+def _is_iso(texts: pd.Series) -> bool:
+    """Whether these are times as ISO 8601 writes them, with dashes; pandas takes others for it, too."""
+    if not texts.str.contains(r"^\d{4}-").all():
+        return False
+    try:
+        pd.to_datetime(texts, format="ISO8601", utc=True)
+    except ValueError:
+        return False
+    return True
+
+
 def _formats(once: pd.Series) -> list[str]:
-    """Return the format in which most values can be read; two if day and month can change places and no dots divide."""
+    """Return the format in which most values can be read; several if day, month or year can change places."""
     tested = once.head(MOST_TESTED)
     missed: dict[str, float] = {}
-    for text in tested.head(20):
-        for dayfirst in (True, False):
-            form = guess_datetime_format(str(text), dayfirst=dayfirst)
-            if form and form not in missed:
-                missed[form] = float(pd.to_datetime(tested, format=form, errors="coerce").isna().mean())
+    for form in dict.fromkeys(form for text in tested.head(20) for form in _formats_of(str(text))):
+        missed[form] = float(pd.to_datetime(tested, format=form, errors="coerce").isna().mean())
     least = min(missed.values(), default=1.0)
     best = [form for form, share in missed.items() if share == least and share <= 0.05]
     return best[:1] if tested.str.contains(r"^\d+\.").all() else best
+
+
+def _formats_of(text: str) -> Iterator[str]:
+    """Yield the formats in which one date can be read; pandas guesses none for a year of two digits."""
+    if SHORT_YEAR.match(text):
+        for longer in (SHORT_YEAR.sub(r"\g<1>20\3", text), *([f"20{text}"] if YEAR_FIRST.match(text) else [])):
+            yield from (form.replace("%Y", "%y") for form in _formats_of(longer))
+        return
+    for dayfirst in (True, False):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # pandas warns where the text allows one order only
+            form = guess_datetime_format(text, dayfirst=dayfirst)
+        if form:
+            yield form
 
 
 def _evenly_spaced(once: pd.Series, forms: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ def choose_id(columns: Mapping[str, ColumnFacts], time: str | None, label: str |
     A few rows that repeat entity and time are a question: a feature in the id would only hide them.
     """
     able = _able(columns, time, label)
-    single = [facts for facts in able if facts.is_unique and (facts.kind == "text" or NAME.search(facts.snake))]
+    single = [facts for facts in able if facts.is_unique and (facts.kind == "text" or numbers_rows(facts))]
     single.sort(key=lambda facts: (not NAME.search(facts.snake), facts.kind != "text"))
     if single:
         return Guess(single[0].name, "different in every row", tuple(each.name for each in single[1:]))
@@ -32,6 +32,8 @@ def choose_id(columns: Mapping[str, ColumnFacts], time: str | None, label: str |
         return Guess(None, "no column differs in every row", tuple(facts.name for facts in able[:MOST_ENTITIES]))
     entities = _entities(able)
     names = tuple(facts.name for facts in entities)
+    if columns[time].is_unique and not any(map(_is_named, entities)):
+        return Guess(time, "each row has a time of its own", names)
     repeated, rows = repeated_entity(columns, time, label) or (None, 0)
     for chosen in _combinations(entities, repeated):
         if not count_repeats(columns, (*chosen, time)):
@@ -57,6 +59,12 @@ def repeated_entity(columns: Mapping[str, ColumnFacts], time: str, label: str | 
             entity = min(near, key=lambda name: near[name])
             return (entity, near[entity]) if near[entity] else None
     return None
+
+
+def numbers_rows(facts: ColumnFacts) -> bool:
+    """Whether whole numbers only tell the rows apart: they differ in each, and are named so or rise from row to row."""
+    rising = facts.values.is_monotonic_increasing or facts.values.is_monotonic_decreasing
+    return facts.is_unique and facts.is_whole and bool(NAME.search(facts.snake) or rising)
 
 
 def count_repeats(columns: Mapping[str, ColumnFacts], names: tuple[str, ...]) -> int:

@@ -58,6 +58,9 @@ def _ids(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[st
 
 def _fix_of_repeats(config: ModelConfig, columns: Mapping[str, ColumnFacts], repeats: int) -> str:
     roles = config.columns
+    with_time = tuple(dict.fromkeys((*roles.id_columns, roles.time)))
+    if not identity.count_repeats(columns, with_time):
+        return f"write columns.id: [{', '.join(with_time)}]"
     able = {name: each for name, each in columns.items() if each.kind != "time" or name == roles.time}
     better = identity.choose_id(able, roles.time, roles.label).value
     better = (better,) if isinstance(better, str) else better

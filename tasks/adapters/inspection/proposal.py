@@ -177,7 +177,7 @@ class Proposal:
         many = facts.distinct > max(MOST_CATEGORIES, 20) or facts.distinct > 0.5 * len(facts.values)
         if _feature_kind(facts) == "categorical" and many:
             return f"has {facts.distinct:,} different values, too many for categories"
-        if facts.is_unique and facts.is_whole and identity.NAME.search(facts.snake):
+        if identity.numbers_rows(facts):
             return "numbers the rows"
         return None
 

@@ -30,7 +30,10 @@ EARLIER = re.compile(r"(signup|sign_up|registered|joined|since|birth|dob|first|s
 LEAST_ROWS, FEWEST_ROWS = 500, 200
 """Rows of a window to aim at, and the number below which a window's data triggers nothing (`retraining.min_rows`)."""
 MOST_WINDOWS, FEWEST_WINDOWS = 120, 10
-LENGTHS = (1 / 24, 0.25, 1.0, 7.0, 14.0, 28.0)
+MONTH = 28.0
+LENGTHS = (1 / 24, 0.25, 1.0, 7.0, 14.0, MONTH, 91.0, 182.0, 364.0)
+HOLDOUT_DAYS, HOLDOUT_ROWS = 5.0, 300
+"""Defaults of `validation.holdout_days` and `validation.min_rows`."""
 
 
 def choose_time(columns: Mapping[str, ColumnFacts]) -> Guess:
@@ -148,7 +151,7 @@ def divide(
     weight, first, last = rows / max(1, len(known)), known.min(), known.max()
     if window_days is None and not months:
         window_days = _length(known, weight)
-        months = window_days == LENGTHS[-1] and (last - first) >= pd.Timedelta(days=900)
+        months = window_days == MONTH and (last - first) >= pd.Timedelta(days=900)
     window_days = None if months else window_days
     start = _floor(first, window_days)
     bounds = _bounds(start, last, window_days)
@@ -171,6 +174,11 @@ def divide(
         count,
         len(known) * weight / count,
     )
+
+
+def holdout_days(days: float, rows: int) -> float:
+    """Return the days to hold out of a history: the default, or as many as the rows need, but at most a fifth of it."""
+    return min(0.2 * days, max(HOLDOUT_DAYS, HOLDOUT_ROWS * days / max(1, rows)))
 
 
 def _is_batch(times: pd.Series, step: pd.Timedelta) -> bool:

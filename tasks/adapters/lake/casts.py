@@ -64,6 +64,8 @@ def to_utc(column: pa.ChunkedArray, at: str, form: TimeForm | str | None = None)
     """Convert times to UTC in microseconds. Times without a zone need `form.zone`, an IANA name. Raises SourceError."""
     form = form if isinstance(form, TimeForm) else TimeForm(form)
     time_zone = form.zone
+    if (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)) and form.format and not form.unit:
+        column = _digits(column, at)
     if is_text(column.type):
         column = _parsed(column.cast(pa.string()), at, form)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -109,6 +111,14 @@ def _parsed(column: pa.ChunkedArray, at: str, form: TimeForm) -> pa.ChunkedArray
     )
 
 
+def _digits(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
+    """Return days as numbers, such as 20240131, as text; also those that nulls made floats. Raises SourceError."""
+    try:
+        return pc.if_else(pc.is_finite(column), column, None).cast(pa.int64()).cast(pa.string())
+    except pa.ArrowInvalid:
+        raise SourceError(f"{at} holds fractions, expected whole numbers such as 20240131 for time_format") from None
+
+
 def _all_match(column: pa.ChunkedArray, form: str) -> bool:
     import pandas as pd  # only to suggest a format
 
@@ -147,6 +157,11 @@ def _since_1970(column: pa.ChunkedArray, at: str, form: TimeForm) -> pa.ChunkedA
         raise SourceError(
             f"{found}; "
             + form.remedy("if they count from 1970, UTC, set their unit", f"{{time_unit: {guess}}} (s, ms, us or ns)")
+            + (
+                ""
+                if form.is_returned
+                else "; if they are days such as 20240131, set {time_format: '%Y%m%d', time_zone: UTC}"
+            )
             + "; else store timestamps, or ISO 8601 text with a zone"
         )
     micros = pc.multiply(column.cast(pa.float64(), safe=False), 1e6 / TIME_UNITS[unit])

@@ -238,12 +238,12 @@ def _finite(number: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
 
 
 def _in_parts(config: ModelConfig, table: pa.Table) -> bool:
-    """Return whether the id still has several columns, as in a source's rows before they are conformed."""
-    return len(config.columns.id_columns) > 1 and config.columns.key not in table.column_names
+    """Return whether the id is still to be made, as in a source's rows before they are conformed."""
+    return config.columns.has_joined_id and config.columns.key not in table.column_names
 
 
 def row_key(config: ModelConfig, table: pa.Table, where: str, form: TimeForm | str | None) -> pa.ChunkedArray:
-    """Return the id of each row; several columns become one text."""
+    """Return the id of each row; several columns, or the time, become one text."""
     columns = config.columns
     if not _in_parts(config, table):
         return as_key(table[columns.key], f"{where}: column {columns.key!r}")

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sqlalchemy
 from deltalake import write_deltalake
 
+from tasks.adapters.inspection.columns import describe_columns
 from tasks.adapters.inspection.personal import looks_personal
 from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, misfit, propose
 from tasks.adapters.inspection.table import TablePlace, read_table
-from tasks.adapters.inspection.times import choose_delay
+from tasks.adapters.inspection.times import choose_delay, holdout_days
+from tasks.adapters.lake.casts import TimeForm, to_utc
 from tasks.policy.records.errors import SourceError
 from tests.support import unknown_tables
 
@@ -108,6 +111,30 @@ def test_hourly_load_without_an_id(tables):
     assert found.source_options == {"time_zone": "UTC"}
 
 
+@pytest.mark.parametrize(
+    ("change", "expected", "features"),
+    [
+        ({}, ("ordered_at",), {"amount"}),
+        ({"store": list("ab") * 200}, ("store", "ordered_at"), {"amount", "store"}),
+        ({"Unnamed: 0": range(400)}, ("Unnamed: 0",), {"amount"}),
+        ({"visits": np.random.default_rng(5).permutation(400)}, ("ordered_at",), {"amount", "visits"}),
+    ],
+)
+def test_a_time_that_differs_in_every_row_may_be_the_id(change, expected, features, tmp_path):
+    """A store beside it and a running number are better ones; a feature that happens to differ is none."""
+    small().drop(columns="order_id").assign(**change).to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns")
+    assert found.id.value == expected
+    assert {name for names in found.features.values() for name in names} == features
+
+
+@pytest.mark.parametrize(
+    ("days", "rows", "expected"), [(100, 100_000, 5), (700, 7000, 30), (700, 700, 140), (10, 9000, 2)]
+)
+def test_the_holdout_has_the_rows_that_validation_needs(days, rows, expected):
+    assert holdout_days(days, rows) == pytest.approx(expected)
+
+
 def test_tickets_with_text_and_mail(tables):
     found = guessed(tables / "tickets.csv", "routing")
     assert (found.time.value, found.id.value) == ("opened_at", ("ticket_no",))
@@ -167,6 +194,30 @@ def test_times_as_tools_write_them(written, options, tmp_path):
     found = guessed(tmp_path / "t.parquet", "returns")
     assert (found.time.value, found.source_options) == ("ordered_at", options)
     assert (found.columns["ordered_at"].values == times).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        *[
+            (form, "str")
+            for form in ("%m/%d/%y", "%d.%m.%y", "%y-%m-%d", "%d-%b-%y", "%d %b %Y", "%B %d, %Y", "%Y/%m/%d")
+        ],
+        *[("%Y%m%d", dtype) for dtype in ("str", "int64", "float64")],
+    ],
+)
+def test_days_are_guessed_as_the_source_reads_them(form, dtype):
+    days = pd.date_range("2011-01-01", periods=400, tz="UTC")
+    column = pa.chunked_array([pa.array(days.strftime(form).astype(dtype))])
+    found = describe_columns(pa.table({"sold_on": column}), is_text=False)["sold_on"]
+    assert found.kind == "time" and found.values.tolist() == days.tolist()
+    assert to_utc(column, "sold_on", TimeForm.of(found.options)).to_pandas().tolist() == days.tolist()
+
+
+@pytest.mark.parametrize("texts", [["10.1.22", "10.2.13"], ["5 apples", "12 jan"], ["12:30:11"], ["01-02", "11-12"]])
+def test_other_text_is_no_day(texts):
+    column = pa.chunked_array([pa.array(texts * 20)])
+    assert describe_columns(pa.table({"sold_on": column}), is_text=False)["sold_on"].kind == "text"
 
 
 def test_leaks_are_left_out_and_noise_is_not(tmp_path):

@@ -175,7 +175,7 @@ def test_reserved_arrow_name_is_refused() -> None:
         ({"id": ["a", ""]}, "expected the name of a column, or a list of names"),
         ({"id": ["a", "a"]}, "a is listed more than once, expected each column once"),
         ({"id": ["id", "churned"]}, "id has 'churned', which comes with the label"),
-        ({"id": ["id", "at"], "protected": ["id+at"]}, "a column is called 'id+at', the name of the joined id columns"),
+        ({"id": ["id", "at"], "protected": ["id+at"]}, "a column is called 'id+at', the name of the stored id"),
         ({"protected": ["sex", "sex"]}, "columns.protected is ['sex', 'sex'], sex is listed more than once"),
         ({"personal": ["sex", "sex"]}, "columns.personal is ['sex', 'sex'], sex is listed more than once"),
     ],

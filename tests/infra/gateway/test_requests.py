@@ -150,6 +150,13 @@ def test_an_id_of_several_columns_is_joined_as_in_the_lake():
     assert read_id({"shop+till+at": "joined"}, wanted) == "joined"
 
 
+def test_a_time_that_is_the_id_is_written_as_in_the_lake():
+    stored = joined_key([pa.chunked_array([pa.array([1709370000000000], pa.timestamp("us", "UTC")).cast(pa.string())])])
+    assert read_id({"at": "2024-03-02T10:00:00+01:00"}, columns("at")) == stored[0].as_py()
+    assert read_id({"at": None}, columns("at")) is None
+    assert read_id({"id+at": "joined"}, columns("at")) == "joined"
+
+
 def test_an_id_that_is_no_text_is_refused():
     with pytest.raises(FeatureError, match="column id: is a list, expected text or a number"):
         read_id({"id": [1]}, columns("id"))
