@@ -13,16 +13,19 @@ from tasks.adapters.inspection.columns import ColumnFacts
 from tasks.adapters.inspection.times import Guess
 from tasks.adapters.lake.label_spellings import canonical_spelling
 from tasks.adapters.profiling.leakage import determines
+from tasks.policy.statistics.metrics import Floats
 
 STRONG = re.compile(
     r"(^|_)(label|target|y|outcome|churn|churned|default(ed)?|fraud|is_fraud|converted|conversion|clicked|response|class)$"
 )
 POSSIBLE = re.compile(
-    r"(^|_)(left|status|result|category|priority|rating|score|price|amount|demand|sales|load|duration|late|cancel+ed|returned|resolved|value|revenue|quantity|count|next_\w+)$"
+    r"(^|_)(left|status|result|category|priority|rating|score|price|amount|demand|sales|load|duration|late|cancel+ed|returned|resolved|value|revenue|quantity|count|cnt|volume|next_\w+)$"
 )
 LEAST_SCORE, LEAST_LEAD = 3.0, 1.0
 MOST_CLASSES = 50
 LEAK_AUC, LEAST_LABELS = 0.9995, 50
+SUMMED_ROWS, EXACTLY = 5_000, 1e-6
+"""Rows on which a label is tested for being a sum of features, and the share of its deviation that may be unexplained."""
 FEW_VALUES = 15
 """Whole numbers of up to this many values, all of which are frequent, may be classes."""
 
@@ -150,7 +153,30 @@ def find_leaks(features: Mapping[str, ColumnFacts], label: ColumnFacts, task: st
             found[name] = "determines the label in every labelled row"
         elif task == "binary" and facts.kind == "numeric" and _auc(facts.values[known], codes) >= LEAK_AUC:
             found[name] = "separates the classes almost perfectly"
+    if task == "regression":
+        others = {name: facts for name, facts in features.items() if name not in found}
+        found |= _parts(others, known, target.to_numpy())
     return found
+
+
+def _parts(features: Mapping[str, ColumnFacts], known: pd.Series, target: Floats) -> dict[str, str]:
+    """Return the numeric features of which the label is a weighted sum, with the others that it is made of."""
+    numbers = {name: facts for name, facts in features.items() if facts.kind == "numeric"}
+    if not numbers:
+        return {}
+    values = np.column_stack([facts.values[known].to_numpy(float, na_value=np.nan) for facts in numbers.values()])
+    complete = np.flatnonzero(np.isfinite(values).all(axis=1))[:SUMMED_ROWS]
+    values, target = values[complete], target[complete]
+    if len(values) < max(LEAST_LABELS, 3 * len(numbers)) or not target.std():
+        return {}
+    centred, deviations = values - values.mean(axis=0), values.std(axis=0)
+    scaled = centred / np.where(deviations > 0, deviations, 1.0)
+    weights = np.linalg.lstsq(scaled, target - target.mean(), rcond=None)[0]
+    unexplained = np.abs(target - target.mean() - scaled @ weights).max()
+    parts = [name for name, weight in zip(numbers, weights, strict=True) if abs(weight) > EXACTLY * target.std()]
+    if unexplained > EXACTLY * target.std() or len(parts) < 2:
+        return {}
+    return {name: f"adds up to the label with {', '.join(part for part in parts if part != name)}" for name in parts}
 
 
 def _array(facts: ColumnFacts, rows: pd.Series) -> pa.Array:

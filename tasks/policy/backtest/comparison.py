@@ -74,8 +74,8 @@ def choose_timer(window_days: float, served: int) -> tuple[int, str]:
     for _, days in CADENCES:
         period = round(days / window_days)
         if period >= 1 and served >= FEWEST_TICKS * period:
-            return period, f"every {period * window_days:.3g} days"
-    return max(1, served // FEWEST_TICKS), f"every {max(1, served // FEWEST_TICKS) * window_days:.3g} days"
+            return period, f"every {period * window_days:,.4g} days"
+    return max(1, served // FEWEST_TICKS), f"every {max(1, served // FEWEST_TICKS) * window_days:,.4g} days"
 
 
 def compare_policies(matrix: PerformanceMatrix, terms: HistoryTerms) -> PolicyComparison:

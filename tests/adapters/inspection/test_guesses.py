@@ -230,6 +230,19 @@ def test_leaks_are_left_out_and_noise_is_not(tmp_path):
     assert "noise" in found.features["numeric"]
 
 
+def test_parts_of_the_label_are_left_out_and_a_close_fit_is_not(tmp_path):
+    random = np.random.default_rng(4)
+    parts = {"casual": random.integers(0, 40, 400), "registered": random.integers(0, 90, 400)}
+    riders = parts["casual"] + parts["registered"]
+    close = riders + random.normal(scale=0.01, size=400)
+    small(returned=None, riders=riders, **parts).drop(columns="returned").to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "riders", label="riders")
+    assert found.left_out["casual"] == "leaks the label: it adds up to the label with registered"
+    assert found.features == {"numeric": ("amount",)}
+    small(returned=None, riders=close, **parts).drop(columns="returned").to_parquet(tmp_path / "t.parquet")
+    assert not guessed(tmp_path / "t.parquet", "riders", label="riders").left_out
+
+
 @pytest.mark.parametrize("kind", ["folder", "csv", "delta", "sql table", "sql query"])
 def test_every_kind_of_source_gives_the_same_guesses(kind, tmp_path, monkeypatch):
     table = small()
