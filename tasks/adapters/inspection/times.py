@@ -32,8 +32,8 @@ LEAST_ROWS, FEWEST_ROWS = 500, 200
 MOST_WINDOWS, FEWEST_WINDOWS = 120, 10
 MONTH = 28.0
 LENGTHS = (1 / 24, 0.25, 1.0, 7.0, 14.0, MONTH, 91.0, 182.0, 364.0)
-HOLDOUT_DAYS, HOLDOUT_ROWS = 5.0, 300
-"""Defaults of `validation.holdout_days` and `validation.min_rows`."""
+HOLDOUT_DAYS, HOLDOUT_ROWS = 5.0, 400
+"""The default of `validation.holdout_days`, and more rows than the default of `validation.min_rows`, as days differ."""
 
 
 def choose_time(columns: Mapping[str, ColumnFacts]) -> Guess:

@@ -129,7 +129,7 @@ def test_a_time_that_differs_in_every_row_may_be_the_id(change, expected, featur
 
 
 @pytest.mark.parametrize(
-    ("days", "rows", "expected"), [(100, 100_000, 5), (700, 7000, 30), (700, 700, 140), (10, 9000, 2)]
+    ("days", "rows", "expected"), [(100, 100_000, 5), (700, 7000, 40), (700, 700, 140), (10, 9000, 2)]
 )
 def test_the_holdout_has_the_rows_that_validation_needs(days, rows, expected):
     assert holdout_days(days, rows) == pytest.approx(expected)
