@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
-from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
-from tasks.adapters.models.encoding import encode_labels
+from tasks.adapters.models.encoding import category_texts, encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.policy.comparison.predictions import missing_rows
 from tasks.policy.custom_metrics.labels import Labels
@@ -202,3 +201,17 @@ def read_labelled(
         return lake.labelled_rows(config, window, as_of, list(dict.fromkeys((*needed, *optional))))
     except LakeError:  # the window may predate an optional column; any other fault is raised by the next read
         return lake.labelled_rows(config, window, as_of, list(needed))
+
+
+def groups_of(config: ModelConfig, name: str, column: pa.ChunkedArray) -> NDArray[np.str_]:
+    """Return each row's group by a slice or protected column.
+
+    Values of a personal column are hidden: its groups are numbered, largest first.
+    """
+    texts = np.array([value or "(null)" for value in category_texts(column).to_pylist()], dtype=np.str_)
+    if name not in config.columns.personal or not len(texts):
+        return texts
+    _, indices, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    rank = np.empty(len(counts), int)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    return np.array([f"group {number}" for number in rank[indices]], dtype=np.str_)
