@@ -183,7 +183,10 @@ def test_a_split_of_the_traffic_gets_a_verdict(service, tmp_path, caplog):
 
 def test_versions_of_different_rows_get_no_verdict(service, tmp_path):
     split_traffic(service, (service.rows["colour"] == "red").to_numpy())
-    serve(write_foreign_model(tmp_path, service), "2024-01-23")
+    service.log["role"] = np.where(service.log["model_version"] == "2024-01-b", "challenger", "champion")
+    service.save()
+    block = example("predictions").replace("  version:", "  role: role\n  version:")
+    serve(write_foreign_model(tmp_path, service, block), "2024-01-23")
     (look,) = looks_at_versions()
     assert (look.verdict, look.evidence) == (None, None)
     assert "does not assign rows to versions at random: those of the two versions differ in colour" in look.reason
@@ -218,7 +221,8 @@ def test_what_a_log_cannot_offer_is_said(service, tmp_path, capsys):
         "there are no SHAP values",
         "rolls none back",
         "offers no replay",
-        "compares no versions",
+        "compares the versions in model_version that share the traffic",
+        "compares no shadow",
     ):
         assert sentence in shown
     with pytest.raises(ReplayRefused, match="cannot be made again"):
