@@ -4,6 +4,7 @@ Nobody here assigned the rows, so the log has to show it: both versions answered
 what is known of a row before it is answered does not depend on the version. Else a gain may be that of the rows.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ LEAST_SHARE = 0.25
 """Share of a window's units that must come while both versions answer: a new version takes over in a part of a window."""
 MOST_GROUPS, LEAST_EXPECTED = 20, 5.0
 """Groups to which the values of a feature are reduced, and the units expected in each (Cochran 1954, Biometrics 10:417)."""
+SURE = 3.0
+"""Standard deviations by which another version must answer more rows than the champion to replace it."""
 NAMED = 3
 """Features that a reason names."""
 
@@ -56,6 +59,17 @@ def find_overlap(times: NDArray[np.int64], of_challenger: NDArray[np.bool_]) -> 
     if scipy.stats.hypergeom(count, count - rarer + 1, rarer).cdf(runs) < LEVEL:
         return Overlap(none, "the versions took turns, or the share of one of them changed meanwhile")
     return Overlap(both)
+
+
+def takes_over(champion: int, other: int) -> bool:
+    """Whether a version that answered `other` rows is the champion now; an even split must not alternate by chance.
+
+    Chance moves the difference of two equal shares of n rows by more than 3√n in one of 740 windows.
+
+    >>> takes_over(140, 160), takes_over(100, 200), takes_over(0, 5)
+    (False, True, True)
+    """
+    return not champion or other - champion > SURE * math.sqrt(champion + other)
 
 
 def why_not_random(

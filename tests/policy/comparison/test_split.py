@@ -10,7 +10,7 @@ from tasks.policy.comparison.arms import ServedArm
 from tasks.policy.comparison.evidence import served_evidence
 from tasks.policy.comparison.plan import ExpectedTraffic, VerdictPolicy
 from tasks.policy.comparison.side_by_side import SideBySide, judge_side_by_side
-from tasks.policy.comparison.split import find_overlap, why_not_random, why_not_unpaired
+from tasks.policy.comparison.split import find_overlap, takes_over, why_not_random, why_not_unpaired
 from tasks.policy.custom_metrics.rules import CustomRule
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.statistics.metrics import Metric
@@ -170,3 +170,11 @@ def test_a_verdict_and_a_mismatch_are_news_once():
     assert decided.is_news_after([]) and not decided.is_news_after([decided])
     assert unfit.is_news_after([]) and not unfit.is_news_after([unfit])
     assert unfit.is_news_after([decided])
+
+
+def test_an_even_split_does_not_alternate_the_champion():
+    random = np.random.default_rng(8)
+    answered = random.binomial(300, 0.5, 1000)
+    assert sum(takes_over(300 - other, other) for other in answered) <= 5
+    assert takes_over(0, 3), "the champion answered nothing"
+    assert takes_over(100, 200)
