@@ -91,7 +91,7 @@ def read_split(
     Features are coded in the bins of the reference, without personal ones.
     """
     served: dict[Window, ArmRows] = {}
-    firsts, codes = [], []
+    units, sides, codes = [], [], []
     for window in lake.predicted_windows(config, at.span):
         if window.name in at.excluding:
             continue
@@ -99,18 +99,20 @@ def read_split(
         if why_not is None:
             challenger = pa.array(found.of_challenger)
             served[window] = ArmRows(found.log.filter(pc.invert(challenger)), found.log.filter(challenger))
-            firsts.append(found.first_of_units())
-            coded = code_rows(config, reference, firsts[-1].rows).codes
-            codes.append({**coded, JUDGED: _judged(config, firsts[-1], window, at)})
+            first = found.first_of_units()
+            units.append(first.units)
+            sides.append(first.of_challenger)
+            coded = code_rows(config, reference, first.rows).codes
+            codes.append({**coded, JUDGED: _judged(config, first, window, at)})
     if not served:
         return None
-    strata = np.repeat(np.arange(len(firsts)), [len(each.units) for each in firsts])
-    own = np.unique(np.concatenate([each.units for each in firsts]), return_index=True)[1]
+    strata = np.repeat(np.arange(len(units)), list(map(len, units)))
+    own = np.unique(np.concatenate(units), return_index=True)[1]
     names = [name for name in codes[0] if all(name in each for each in codes)]
     return ServiceSplit(
         served,
         strata[own],
-        np.concatenate([each.of_challenger for each in firsts])[own],
+        np.concatenate(sides)[own],
         {name: np.concatenate([each[name] for each in codes])[own] for name in names},
     )
 
