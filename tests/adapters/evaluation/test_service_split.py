@@ -8,6 +8,7 @@ import pytest
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
+from tasks.adapters.evaluation.prediction_log import read_logged
 from tasks.adapters.evaluation.rollout_labels import LabelledSpan, split_arms
 from tasks.adapters.evaluation.service_split import JUDGED, Versions, read_split, why_not_split
 from tasks.adapters.lake.schemas import conform_labels
@@ -77,6 +78,16 @@ def test_units_of_several_rows_are_assigned_as_one():
     assert 190 <= len(found.of_challenger) <= COUNT // 4, "from the first to the last customer of the second version"
     assert found.why_not_random() is None
     assert "took turns" in why_not_split(config_of(), PAIR, WINDOW)
+
+
+def test_an_even_split_is_measured_by_one_version():
+    """By chance, the second version has a few rows more."""
+    config = config_of()
+    land(config, WINDOW, np.random.default_rng(1).permutation(COUNT) < COUNT // 2 + 10)
+    log = {"kind": "parquet", "path": "log.parquet"}
+    service = config_of(predictions={"source": log, "time": "at", "prediction": "p", "version": "version"})
+    assert read_logged(service, WINDOW, AT.as_of).version == "1"
+    assert read_logged(config, WINDOW, AT.as_of).version == "2"
 
 
 def test_a_version_whose_rows_lose_their_labels_is_not_compared():
