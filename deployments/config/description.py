@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from deployments.config.blocks.alerts import SEVERITIES
 from deployments.config.blocks.predictions import PredictionSource
 from deployments.config.model import ModelConfig
+from tasks.policy.comparison.split import why_not_unpaired
 
 
 def describe(config: ModelConfig) -> tuple[str, ...]:
@@ -136,25 +137,30 @@ def _own_service(config: ModelConfig, own: PredictionSource) -> Iterator[str]:
         if own.version
         else "cannot notice a new version of your service: predictions.version names no column of the log."
     )
-    yield _side_by_side(config, own)
+    yield from _comparisons(config, own)
     yield "explains no prediction by its features: there are no SHAP values without the model's file."
     yield "tries no version out and rolls none back (no smoke test, no rollout, no probation): your own service does that."
     yield "measures drift with equal weight for all features: their importance is not known."
     yield "offers no replay, which would have to predict again; `perennial run backfill` judges past windows."
 
 
-def _side_by_side(config: ModelConfig, own: PredictionSource) -> str:
-    """Describe whether a version that predicts beside the champion is compared with it."""
-    if own.role is None:
-        return (
-            "compares no versions: predictions.role names no column of the log that tells a shadow from the champion."
-        )
-    if config.rollout.feedback:
-        return "compares no shadow: answers may change the labels (rollout.feedback: true), which a log cannot make up for."
-    return (
-        f"compares a shadow or challenger in {own.role} with the champion on rows that both predicted; a split of the traffic "
-        "is not compared, as a log does not show that units were assigned at random."
+def _comparisons(config: ModelConfig, own: PredictionSource) -> Iterator[str]:
+    """Describe which versions are compared: those that predict the same rows, and those that share the traffic."""
+    if own.version is None:
+        yield "compares no versions: predictions.version names no column of the log."
+        return
+    why_not = why_not_unpaired(config.primary_metric)
+    yield (
+        f"compares no versions that share the traffic: {why_not}."
+        if why_not
+        else f"compares the versions in {own.version} that share the traffic, if your service assigns rows at random."
     )
+    if own.role is None:
+        yield "compares no shadow: predictions.role names no column of the log that tells one from the champion."
+    elif config.rollout.feedback:
+        yield "compares no shadow: answers may change the labels (rollout.feedback: true), which a log cannot make up for."
+    else:
+        yield f"compares a shadow or challenger in {own.role} with the champion on rows that both predicted."
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -1,9 +1,10 @@
 """Land the log of the predictions that somebody else's service made in a window, and follow its versions.
 
 The log goes where our own predictions go, so everything that reads them works alike. A version that the log names for the
-first time is registered, and the one that answered most of the window's rows is the champion.
+first time is registered. The one that answered most of the window's rows is the champion, if by more than chance.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, ledger, registry, sources, storage
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.comparison.split import takes_over
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.evidence import Fact, ModelVersion, Promotion
 from tasks.policy.records.reports import Latency, Scoring, Snapshot
@@ -70,14 +72,15 @@ def _numbered(log: pa.Table, numbers: Mapping[str, str]) -> pa.Table:
 
 
 def _follow_champion(config: ModelConfig, champion: ModelVersion, window: Window, log: pa.Table) -> ModelVersion:
-    """Return the version that answered most of the window's rows, and record it where it is another one than before."""
+    """Return the version that answered most of the window's rows, and record it where it replaces the one before."""
     answered = evaluation.prediction_log.with_role(log, "champion")
     if not len(answered):
         return champion
-    counts = sorted(pc.value_counts(answered["model_version"]).to_pylist(), key=lambda each: -each["counts"])
-    serving = registry.version(config.name, counts[0]["values"])
-    if serving.version == champion.version:
+    counts = Counter(answered["model_version"].to_pylist())
+    number, most = counts.most_common(1)[0]
+    if number == champion.version or not takes_over(counts[champion.version], most):
         return champion
+    serving = registry.version(config.name, number)
     model, since = config.name, _since(config, window, serving.version, answered)
     reason = (
         f"your service answers with version {serving.version} ({serving.observed_as}) since {since:%Y-%m-%d %H:%M} UTC, before "

@@ -37,6 +37,10 @@ def serve(model: str, *days: str):
     return found
 
 
+def looks_at_versions() -> list[SideBySide]:
+    return [from_json(SideBySide, entry.body) for entry in ledger.entries("small", kind="versions.compared")]
+
+
 def test_healthy_windows_raise_no_alarm(service, tmp_path):
     model = write_foreign_model(tmp_path, service)
     judgements = serve(model, "2024-01-23", "2024-01-25", "2024-01-27")
@@ -132,6 +136,7 @@ def test_a_new_version_in_the_log_is_noticed(service, tmp_path, caplog):
         "your service answers with version 2 (2024-01-b) since 2024-01-24 00:00 UTC, before with version 1 (2024-01-a)",
     )
     assert judgements[3].registry_changes == ()
+    assert looks_at_versions() == [], "one version took over from the other"
     report = judgements[3].evidence.performance
     assert (report.model_version, report.rows) == ("2", 300)
     serve(model, "2024-01-31")
@@ -148,11 +153,43 @@ def test_a_shadow_in_the_log_gets_a_verdict(service, tmp_path):
     block = example("predictions").replace("  version:", "  role: role\n  version:")
     model = write_foreign_model(tmp_path, service, block, **{"{mode: none}": "{mode: none, feedback: false}"})
     serve(model, "2024-01-23", "2024-01-25", "2024-01-27")
-    looks = [from_json(SideBySide, entry.body) for entry in ledger.entries("small", kind="versions.compared")]
+    looks = looks_at_versions()
     assert [(look.champion, look.challenger) for look in looks] == [("1", "2")] * 3
     assert looks[-1].verdict.conclusion == "worse"
     assert looks[-1].evidence.challenger > looks[-1].evidence.champion
     assert registry.aliases("small") == {"champion": "1"}
+
+
+def split_traffic(service: ForeignService, to_second: np.ndarray) -> None:
+    """On 22 January the second version, which predicts half of what is right, answers the chosen rows."""
+    chosen = service.between("2024-01-22", "2024-01-23") & to_second
+    second = service.predict(service.rows, "2024-01-b", 1.0)
+    service.log = pd.concat([service.log[~chosen], second[chosen]], ignore_index=True)
+    service.save()
+
+
+def test_a_split_of_the_traffic_gets_a_verdict(service, tmp_path, caplog):
+    """Its labels are known a window later, when the first version answers alone again."""
+    split_traffic(service, np.random.default_rng(1).random(len(service.rows)) < 0.3)
+    serve(write_foreign_model(tmp_path, service), "2024-01-23", "2024-01-25")
+    first, second = looks_at_versions()
+    assert (first.champion, first.challenger, first.split) == ("1", "2", True)
+    assert (first.evidence, first.reason) == (None, "no labels of rows that each version answered have matured")
+    assert 140 <= second.evidence.rows <= 150, "from the first to the last answer of the second version"
+    assert second.verdict.conclusion == "worse"
+    assert "traffic split between versions 1 (2024-01-a) and 2 (2024-01-b): worse at look" in caplog.text
+    assert registry.aliases("small") == {"champion": "1"}
+
+
+def test_versions_of_different_rows_get_no_verdict(service, tmp_path):
+    split_traffic(service, (service.rows["colour"] == "red").to_numpy())
+    service.log["role"] = np.where(service.log["model_version"] == "2024-01-b", "challenger", "champion")
+    service.save()
+    block = example("predictions").replace("  version:", "  role: role\n  version:")
+    serve(write_foreign_model(tmp_path, service, block), "2024-01-23")
+    (look,) = looks_at_versions()
+    assert (look.verdict, look.evidence) == (None, None)
+    assert "does not assign rows to versions at random: those of the two versions differ in colour" in look.reason
 
 
 def test_a_challenger_that_is_trained_here_is_compared_with_the_log(service, tmp_path):
@@ -184,7 +221,8 @@ def test_what_a_log_cannot_offer_is_said(service, tmp_path, capsys):
         "there are no SHAP values",
         "rolls none back",
         "offers no replay",
-        "compares no versions",
+        "compares the versions in model_version that share the traffic",
+        "compares no shadow",
     ):
         assert sentence in shown
     with pytest.raises(ReplayRefused, match="cannot be made again"):

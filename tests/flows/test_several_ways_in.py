@@ -17,6 +17,7 @@ from flows.retrain import retrain
 from tasks.adapters import registry
 from tasks.policy.records.base import utc
 from tests.flows.test_own_metric import MODULE, YAML, judged, loans
+from tests.support.ways_in import example
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -33,16 +34,6 @@ def ratio(columns):
 def prepared():
     return make_column_transformer((FunctionTransformer(ratio), ["income", "debt"]))
 """
-LABELS = """\
-labels:
-  source:
-    kind: sql
-    url_env: LABELS_URL
-    query: SELECT * FROM outcomes WHERE known_at >= :start AND known_at < :end
-    options: {time_zone: UTC}
-  id: loan
-  time: known_at
-"""
 
 
 @pytest.fixture
@@ -52,7 +43,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("LABELS_URL", f"sqlite:///{tmp_path / 'labels.db'}")
     rows = loans()
     rows.drop(columns="defaulted").to_parquet(tmp_path / "rows.parquet")
-    outcomes = rows[["loan", "defaulted"]].assign(known_at=rows["at"] + timedelta(hours=6))
+    outcomes = rows.rename(columns={"loan": "row_id", "defaulted": "outcome"})[["row_id", "outcome"]]
+    outcomes["known_at"] = rows["at"] + timedelta(hours=6)
     engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'labels.db'}")
     outcomes.to_sql("outcomes", engine, index=False)
     engine.dispose()
@@ -64,7 +56,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     )
     text = text.replace("training: {", 'training: {pipeline: "several_lender:prepared", ')
     path = tmp_path / "loans-2024.yaml"
-    path.write_text(f"{text}{LABELS}alerts: {{critical: [slack-webhook/lenders]}}\n", encoding="utf-8")
+    path.write_text(f"{text}{example('labels')}alerts: {{critical: [slack-webhook/lenders]}}\n", encoding="utf-8")
     return str(path)
 
 

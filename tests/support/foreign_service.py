@@ -11,18 +11,6 @@ import sqlalchemy
 from tests.support.small_model import rows, write_model
 from tests.support.ways_in import example
 
-LABELS = """\
-labels:
-  source:
-    kind: sql
-    url_env: LABELS_URL
-    query: SELECT * FROM outcomes WHERE known_at >= :start AND known_at < :end
-    options: {time_zone: UTC}
-  id: row_id
-  time: known_at
-  label: outcome
-"""
-
 
 class ForeignService:
     """Write what the service logs and what becomes known of it; `predict` answers rows as version `first` does."""
@@ -72,7 +60,7 @@ class ForeignService:
 
 def write_foreign_model(folder: Path, service: ForeignService, block: str | None = None, **replacements: str) -> str:
     """Write the small model as one that the service trains and serves: no training, predictions and labels elsewhere."""
-    own = (block or example("predictions")) + LABELS
+    own = (block or example("predictions")) + example("labels")
     training = "training:\n  window_days: 8\n  min_rows: 300\n  parameters: {n_estimators: 30, max_depth: 3, learning_rate: 0.3}\n"
     return write_model(
         folder,

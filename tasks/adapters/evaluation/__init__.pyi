@@ -7,4 +7,5 @@ from . import (
     rollout_evidence as rollout_evidence,
     rollout_labels as rollout_labels,
     rollout_look as rollout_look,
+    service_split as service_split,
 )

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
-from tasks.adapters.evaluation.prediction_log import logged_answers
-from tasks.adapters.evaluation.slice_values import groups_of
+from tasks.adapters.evaluation.prediction_log import groups_of, logged_answers
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.label_alignment import align_labels, all_classes, with_columns
 from tasks.adapters.registry import version_files

@@ -1,9 +1,11 @@
 """Join a window's logged predictions with the labels known so far.
 
 Only the champion's predictions are its performance: those of a challenger, served or as a shadow, are compared in
-`rollout_evidence`. If the champion changed within the window, the rows of the champion with most rows are used.
+`rollout_evidence` or `service_split`. If the champion changed within the window, the rows of the champion with most rows are
+used.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -15,12 +17,12 @@ from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
-from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
-from tasks.adapters.models.encoding import encode_labels
+from tasks.adapters.models.encoding import category_texts, encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.policy.comparison.predictions import missing_rows
+from tasks.policy.comparison.split import takes_over
 from tasks.policy.custom_metrics.labels import Labels
 from tasks.policy.data_quality.logged_predictions import DUPLICATE, LogCounts
 from tasks.policy.records.base import Window
@@ -72,7 +74,7 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
     log = log.select(["id", "prediction", "model_version"]).to_pandas()
     if log.empty:
         return LoggedPredictions("none", np.empty(0), np.empty(0))
-    version = str(log["model_version"].mode()[0])
+    version = _most_rows(config, Counter(log["model_version"]))
     own = log[log["model_version"] == version].drop_duplicates("id")
     logged_ids = pa.chunked_array([pa.array(own["id"])])
     optional = (*config.performance.slices, *config.metric_columns)
@@ -94,6 +96,17 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
         read[name][indices[indices >= 0]] = values[indices >= 0]
     predictions = np.stack(own["prediction"].to_numpy()).astype(float)
     return LoggedPredictions(version, predictions, y_true, classes, slices, read)
+
+
+def _most_rows(config: ModelConfig, rows: Mapping[str, int]) -> str:
+    """Return the version with most rows; of those of somebody else's service that share the traffic evenly, the oldest."""
+    most = max(rows.values())
+    even = [
+        number
+        for number, count in rows.items()
+        if count == most or (config.predictions and not takes_over(count, most))
+    ]
+    return min(even, key=int)
 
 
 def logged_answers(config: ModelConfig, version: str, rows: pa.Table) -> tuple[NDArray[np.bool_], Floats]:
@@ -202,3 +215,17 @@ def read_labelled(
         return lake.labelled_rows(config, window, as_of, list(dict.fromkeys((*needed, *optional))))
     except LakeError:  # the window may predate an optional column; any other fault is raised by the next read
         return lake.labelled_rows(config, window, as_of, list(needed))
+
+
+def groups_of(config: ModelConfig, name: str, column: pa.ChunkedArray) -> NDArray[np.str_]:
+    """Return each row's group by a slice or protected column.
+
+    Values of a personal column are hidden: its groups are numbered, largest first.
+    """
+    texts = np.array([value or "(null)" for value in category_texts(column).to_pylist()], dtype=np.str_)
+    if name not in config.columns.personal or not len(texts):
+        return texts
+    _, indices, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    rank = np.empty(len(counts), int)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    return np.array([f"group {number}" for number in rank[indices]], dtype=np.str_)

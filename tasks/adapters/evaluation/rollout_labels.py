@@ -4,7 +4,7 @@ Only rows whose labels are all due are read: early labels often belong to one cl
 window by window, because an id identifies a row within its window.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.evaluation.prediction_log import (
+    ArmRows,
     arms_of,
     finite_answers,
+    groups_of,
     inside,
     predictions_of,
     read_labelled,
     with_role,
 )
-from tasks.adapters.evaluation.slice_values import groups_of
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import category_texts, encode_labels
@@ -140,14 +141,32 @@ def labelled_arms(config: ModelConfig, rollout: Rollout, at: LabelledSpan) -> La
     challenger failed: neither is a random part of the traffic.
     """
     steps = pa.array([step.name for step in rollout.steps if step.share > 0], pa.string())
+
+    def served(_: Window, log: pa.Table) -> ArmRows | None:
+        own = with_role(log, "champion", "challenger")
+        if "step" not in own.column_names:
+            return None
+        own = own.filter(pc.is_in(own["step"].cast(pa.string()), steps))
+        return arms_of(own, rollout.champion, rollout.version)
+
+    return _labelled_arms(config, rollout, at, served)
+
+
+def split_arms(
+    config: ModelConfig, rollout: Rollout, at: LabelledSpan, served: Mapping[Window, ArmRows]
+) -> LabelledArms | None:
+    """Return the labelled rows among those that each version `served` in a window; None if one of them has none."""
+    return _labelled_arms(config, rollout, at, lambda window, _: served.get(window))
+
+
+def _labelled_arms(
+    config: ModelConfig, rollout: Rollout, at: LabelledSpan, served: Callable[[Window, pa.Table], ArmRows | None]
+) -> LabelledArms | None:
     parts: tuple[list[pa.Table], list[pa.Table]] = ([], [])
     for window, rows, log in _labelled_windows(config, rollout, at):
-        served, with_unit = with_role(log, "champion", "challenger"), rows.filter(pc.is_valid(rows["unit"]))
-        if "step" not in served.column_names:
+        arms, with_unit = served(window, log), rows.filter(pc.is_valid(rows["unit"]))
+        if arms is None:
             continue
-        arms = arms_of(
-            served.filter(pc.is_in(served["step"].cast(pa.string()), steps)), rollout.champion, rollout.version
-        )
         failed = pc.is_valid(first_match(with_unit["id"], arms.challenger["id"]))
         parts[0].append(_served_rows(with_unit.filter(pc.invert(failed)), finite_answers(arms.champion), window))
         parts[1].append(_served_rows(with_unit, finite_answers(arms.challenger), window))

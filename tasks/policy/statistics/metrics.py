@@ -52,6 +52,9 @@ class Rule(Protocol):
     @property
     def is_regression(self) -> bool: ...
 
+    @property
+    def per_row(self) -> bool: ...
+
     def rows(self, y_true: Floats, y_pred: Floats) -> Floats | None:
         """The value of each row (n,) if the metric is their mean, else None."""
 
