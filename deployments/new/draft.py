@@ -190,7 +190,7 @@ def _rest(proposal: Proposal, people: People) -> Iterator[str]:
 def _holdout(days: float, rows: int, window: float) -> Iterator[str]:
     held = max(holdout_days(days, rows), window if days < 15 else 0.0)
     expected = int(rows * held / days)
-    least = f", min_rows: {max(10, int(0.8 * expected))}" if expected < HOLDOUT_ROWS else ""
+    least = f", min_rows: {max(10, min(300, int(0.75 * expected)))}" if expected < HOLDOUT_ROWS else ""
     if held != HOLDOUT_DAYS or least:
         yield f"validation: {{holdout_days: {held:.3g}{least}}}  # about {expected:,} of the history's {rows:,} rows"
 
