@@ -148,6 +148,14 @@ def test_stuck_sensor_fails_and_frequent_value_warns(judged):
     assert judged(config, constant, amount=np.zeros(COUNT)).quality.verdict == "pass"
 
 
+@pytest.mark.parametrize(("days", "verdict"), [(10, "pass"), (6, "warn"), (1, "fail")])
+def test_a_season_may_fill_a_window_and_a_sensor_may_not(judged, days, verdict):
+    """A value that lasts 10 days fills half of the reference's windows of 5 days, one of 6 days a third, one day none."""
+    config = model()
+    frozen = reference(config, amount=np.arange(10_000) * 31 // 10_000 // days * 1.0)
+    assert judged(config, frozen, amount=np.ones(COUNT)).quality.verdict == verdict
+
+
 def test_values_out_of_range_fail_by_share(judged):
     assert judged(age=with_share([40.0] * 1000 + [50.0] * 1000, 0.0095, 500.0)).quality.verdict == "pass"
     assert broken(judged(age=with_share([40.0] * 1000 + [50.0] * 1000, 0.0105, 500.0)).quality) == {

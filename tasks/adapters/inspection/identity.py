@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 from tasks.adapters.inspection.columns import ColumnFacts
@@ -14,6 +15,8 @@ THING = re.compile(
     r"(^|_)(account|client|customer|user|store|shop|dept|department|product|item|sku|station|site|device|sensor|machine|meter)$"
 )
 MOST_ENTITIES = 6
+LEAST_RISING, MOST_RANKED, RISING = 50, 10_000, 0.999
+"""Values that a counter has at least, rows in which it is looked for, and its rank correlation with the time."""
 SMALL_SHARE = 0.05
 """Share of rows up to which an entity's repeats at one time are taken for an error of the source."""
 
@@ -65,6 +68,18 @@ def numbers_rows(facts: ColumnFacts) -> bool:
     """Whether whole numbers only tell the rows apart: they differ in each, and are named so or rise from row to row."""
     rising = facts.values.is_monotonic_increasing or facts.values.is_monotonic_decreasing
     return facts.is_unique and facts.is_whole and bool(NAME.search(facts.snake) or rising)
+
+
+def rises_with(facts: ColumnFacts, times: pd.Series) -> bool:
+    """Whether a number only rises or only falls with the row's time, as a counter does: no later row has a value seen before."""
+    if facts.kind != "numeric" or facts.distinct < LEAST_RISING:
+        return False
+    places = np.linspace(0, len(times) - 1, min(len(times), MOST_RANKED)).astype(int)
+    chosen = pd.DataFrame(
+        {"time": times.iloc[places].to_numpy(), "value": facts.values.iloc[places].to_numpy(float)}
+    ).dropna()
+    ranks = chosen.rank()
+    return bool(len(chosen) > LEAST_RISING and abs(ranks["time"].corr(ranks["value"])) >= RISING)
 
 
 def count_repeats(columns: Mapping[str, ColumnFacts], names: tuple[str, ...]) -> int:

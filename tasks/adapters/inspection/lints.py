@@ -36,7 +36,12 @@ def find_lints(config: ModelConfig, rows: pa.Table, now: datetime) -> tuple[str,
     time = columns.get(config.columns.time)
     found = [*_names(config, rows), *_features(config, columns), *_personal(config, columns)]
     if time is not None and time.kind == "time":
-        found += [*_ids(config, columns), *_times(config, columns, now), *_label_times(config, columns)]
+        found += [
+            *_ids(config, columns),
+            *_times(config, columns, now),
+            *_label_times(config, columns),
+            *_counters(config, columns),
+        ]
     return tuple(map(printable, (*found, *_labels(config, rows), *_leaks(config, columns))))
 
 
@@ -54,6 +59,16 @@ def _ids(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[st
         yield f"columns.id {', '.join(names)}: {where} repeat the id of another row; {fix}"
     if missing:
         yield f"columns.id {', '.join(names)}: {missing:,} rows have no id; fill it in the source"
+
+
+def _counters(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[str]:
+    moments = columns[config.columns.time].values
+    for name in config.columns.features.numeric:
+        if name in columns and name not in config.quality.columns and identity.rises_with(columns[name], moments):
+            yield (
+                f"{name}: rises or falls with {config.columns.time}, so later rows have values that no model has learned and the "
+                "quality checks refuse; remove it from columns.features, or set its range in quality.columns"
+            )
 
 
 def _fix_of_repeats(config: ModelConfig, columns: Mapping[str, ColumnFacts], repeats: int) -> str:

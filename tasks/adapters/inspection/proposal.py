@@ -179,6 +179,8 @@ class Proposal:
             return f"has {facts.distinct:,} different values, too many for categories"
         if identity.numbers_rows(facts):
             return "numbers the rows"
+        if self.time.value and identity.rises_with(facts, self.columns[self.time.value].values):
+            return "rises with the time, so later rows have values that no model has learned"
         return None
 
 

@@ -81,6 +81,27 @@ def presence(column: pa.Array) -> pa.Array:
     return pc.if_else(column.is_valid(), pa.scalar(PRESENT), pa.scalar(None, pa.string()))
 
 
+def constant_share(column: pa.ChunkedArray, places: NDArray[np.int32]) -> float:
+    """Return the share of windows in which all values of a column are the same; `places` (n,): each row's window, or -1.
+
+    Windows with fewer than two values do not count. 0 without windows.
+    """
+    if not len(places) or pa.types.is_nested(column.type) or pa.types.is_null(column.type):
+        return 0.0
+    codes = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    codes = pa.chunked_array([chunk.indices for chunk in codes.unify_dictionaries().chunks], pa.int32())
+    known = (places >= 0) & codes.is_valid().to_numpy()
+    values, at = codes.fill_null(0).to_numpy()[known], places[known]
+    if not len(at):
+        return 0.0
+    rows = np.bincount(at)
+    low, high = np.full(len(rows), len(column)), np.full(len(rows), -1)
+    np.minimum.at(low, at, values)
+    np.maximum.at(high, at, values)
+    several = rows > 1
+    return float((low == high)[several].mean()) if several.any() else 0.0
+
+
 def count_categories(column: pa.Array, boolean: bool = False) -> tuple[dict[str, int], int, int]:
     """Return (rows per category name, nulls, rows whose value is not a category, such as a list or a struct)."""
     if pa.types.is_null(column.type):

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.lake.row_identity import window_indices
 from tasks.adapters.models.eligibility import classes_of
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.profiling.columns import (
+    constant_share,
     count_categories,
     hash_ids,
     presence,
@@ -75,12 +77,20 @@ def freeze_reference(
             "expected every feature of the model; fix the source or columns.features"
         )
     days = _days(table, config.columns.time)
+    windows = config.grid.between(window.start, window.end)
+    places = window_indices(table[config.columns.time], windows) if len(days) else np.empty(0, np.int32)
     return ReferenceProfile(
         model=config.name,
         window=window,
         rows=table.num_rows,
         content_hash=content_hash,
-        features=tuple(_freeze_feature(table, name, config, days) for name in config.columns.features.names),
+        features=tuple(
+            replace(
+                _freeze_feature(table, name, config, days),
+                constant_windows=constant_share(table.column(name), places),
+            )
+            for name in config.columns.features.names
+        ),
         columns=_column_types(table.schema),
         leaking=find_leaks(table, config),
         usual_gap_days=_usual_gap_days(days),

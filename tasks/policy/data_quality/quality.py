@@ -15,6 +15,7 @@ from tasks.policy.records.profile import MISSING, FeatureCounts, FeatureReferenc
 from tasks.policy.records.reports import QualityCheck, Verdict
 
 OFTEN = 0.5  # a value in half of the reference's rows can fill a short window by chance, such as no rain for five days
+USUALLY, SOMETIMES = 0.5, 0.05  # shares of the reference's windows with one value each, as of a season or a month
 SCHEMA = "schema"
 COUNTS = "counts of all rows"
 
@@ -99,8 +100,12 @@ def _feature(counts: FeatureCounts, reference: FeatureReference, verdict: Verdic
 
 
 def _constancy(counts: FeatureCounts, reference: FeatureReference, verdict: Verdict) -> Finding:
-    """Check for a stuck sensor: one value in all rows, where the reference has several. A frequent value only warns."""
+    """Check for a stuck sensor: one value in all rows, where the reference has several. A frequent value only warns.
+
+    So does one value in some windows of the reference; in most of them, it is usual.
+    """
     stuck = counts.is_constant and counts.values > 1 and not reference.counts.is_constant
+    stuck = stuck and reference.constant_windows < USUALLY
     place = max(range(len(counts.counts)), key=counts.counts.__getitem__, default=0)
     usual = reference.counts.counts[place] / max(reference.counts.values, 1) if counts.counts else 0.0
     return Finding(
@@ -110,7 +115,7 @@ def _constancy(counts: FeatureCounts, reference: FeatureReference, verdict: Verd
         f"{counts.feature} values must vary, as in the reference.",
         f"one value in all {counts.values:,} rows" if stuck else "several values, or one in the reference as well",
         counts.values if stuck else 0,
-        "warn" if usual >= OFTEN else verdict,
+        "warn" if usual >= OFTEN or reference.constant_windows >= SOMETIMES else verdict,
     )
 
 

@@ -163,6 +163,8 @@ class FeatureReference:
     sentinel_share: float = 0.0
     left_out: tuple[str, ...] = ()
     """Outlying days of the training rows, excluded from this feature's counts."""
+    constant_windows: float = 0.0
+    """Share of the training rows' windows in which all values are the same, as those of a month or a season often are."""
 
     @property
     def sigma(self) -> float:

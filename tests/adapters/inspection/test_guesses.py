@@ -230,6 +230,15 @@ def test_leaks_are_left_out_and_noise_is_not(tmp_path):
     assert "noise" in found.features["numeric"]
 
 
+def test_a_counter_is_left_out_and_a_trend_is_not(tmp_path):
+    random = np.random.default_rng(6)
+    counter, trend = np.arange(400) // 2, np.arange(400) / 100 + random.normal(size=400)
+    small(odometer=counter, warmer=trend).to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns")
+    assert found.left_out == {"odometer": "rises with the time, so later rows have values that no model has learned"}
+    assert "warmer" in found.features["numeric"]
+
+
 def test_parts_of_the_label_are_left_out_and_a_close_fit_is_not(tmp_path):
     random = np.random.default_rng(4)
     parts = {"casual": random.integers(0, 40, 400), "registered": random.integers(0, 90, 400)}
