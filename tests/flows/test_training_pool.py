@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
@@ -26,6 +27,7 @@ from deployments.apply.deploy import apply
 from deployments.cli.checking import check_files
 from deployments.config.loading import load_model_config
 from flows.retrain import retrain
+from flows.train import train
 from tasks.adapters import registry
 from tasks.adapters.own_training import pool
 from tasks.adapters.storage.workspace import workspace as here
@@ -114,9 +116,9 @@ def test_the_page_trains_on_a_pool(tmp_path, team, client):
     assert f"trains the command {sys.executable} train.py on work pool team-gpu" in said
     assert "handed over in the folder of the workspace, which the pool's hosts must have" in said
     if client.read_work_pool(POOL).status == WorkPoolStatus.NOT_READY:
-        assert "no worker polls; start one on its host: perennial work --pool team-gpu" in said
+        assert "has no worker; start one on its host: perennial work --pool team-gpu" in said
     team()
-    assert "no worker polls" not in checked(path)
+    assert "has no worker" not in checked(path)
     assert retrain(path, until=END).verdict == "pass"
     tags = dict(registry.version("returns", "challenger").tags)
     assert "of train/train-team-gpu: " in tags["origin"]
@@ -159,24 +161,23 @@ def test_cancelling_ours_ends_the_command_there(tmp_path, team, client):
 
 def test_a_pool_without_a_worker_is_named(tmp_path, client, monkeypatch):
     idle = model(tmp_path, work_pool="team-idle")
-    assert "training.work_pool is team-idle, which this Prefect server does not have" in checked(idle)
+    assert "training.work_pool is team-idle, which does not exist on this Prefect server" in checked(idle)
     client.create_work_pool(WorkPoolCreate(name="team-idle", type="process"))
     try:
         assert "does not have train/train-team-idle; expected it to be deployed: perennial apply" in checked(idle)
-        deploy_alone(client, "team-idle")
-        assert "no worker polls; start one on its host: perennial work --pool team-idle" in checked(idle)
+        deployed = deploy_alone(client, "team-idle")
+        assert "has no worker; start one on its host: perennial work --pool team-idle" in checked(idle)
         monkeypatch.setattr(pool, "UNTAKEN", timedelta(0))
-        with pytest.raises(TrainingFailed, match=r"no worker polls; start one .*waited there and was cancelled"):
+        with pytest.raises(TrainingFailed, match=r"has no worker; start one .*waited there and was cancelled"):
             retrain(idle, until=END)
+        client.delete_deployment(deployed)
     finally:
         client.delete_work_pool("team-idle")
 
 
-def deploy_alone(client: SyncPrefectClient, name: str) -> None:
-    from flows.train import train
-
+def deploy_alone(client: SyncPrefectClient, name: str) -> UUID:
     flow = client.create_flow(train)
-    client.create_deployment(flow, name=f"train-{name}", entrypoint="flows.train.train", work_pool_name=name)
+    return client.create_deployment(flow, name=f"train-{name}", entrypoint="flows.train.train", work_pool_name=name)
 
 
 def test_apply_leaves_out_a_pool_that_does_not_exist(tmp_path, client, capsys):

@@ -248,7 +248,7 @@ def _cancel(client: SyncPrefectClient, run_id: UUID, why: str) -> None:
 
 def _missing(config: ModelConfig) -> EstimatorError:
     if config.training.work_pool:
-        return EstimatorError(f"{_at(config)}, {pool.not_deployed(config)}")
+        return EstimatorError(f"{_at(config)}, but {pool.not_deployed(config)}")
     return EstimatorError(
         f"{_at(config)}, which this Prefect server does not have; expected the name flow/deployment of one that it has; deploy "
         "it, or correct the name (prefect deployment ls)"

@@ -59,13 +59,13 @@ def hand_over(config: ModelConfig, job: TrainingJob, folder: str) -> None:
 def what_is_missing(config: ModelConfig, client: SyncPrefectClient) -> str | None:
     """Return why a run would not begin yet, None if a worker would take it. Raises EstimatorError if there is no such pool."""
     if (status := _status(config, client)) is None:
-        raise EstimatorError(f"{at(config)}, {_why_unready(config, status)}")
+        raise EstimatorError(f"{at(config)}, which {_why_unready(config, status)}")
     try:
         client.read_deployment_by_name(deployment(config))
     except ObjectNotFound:
-        return f"work pool {config.training.work_pool}, {not_deployed(config)}"
+        return not_deployed(config)
     unready = _why_unready(config, status)
-    return unready and f"work pool {config.training.work_pool}, {unready}"
+    return unready and f"work pool {config.training.work_pool} {unready}"
 
 
 def why_not_taken(config: ModelConfig, client: SyncPrefectClient, run: FlowRun) -> str | None:
@@ -73,7 +73,7 @@ def why_not_taken(config: ModelConfig, client: SyncPrefectClient, run: FlowRun) 
     if run.state is None or not run.state.is_scheduled() or datetime.now(UTC) - run.state.timestamp < UNTAKEN:
         return None
     unready = _why_unready(config, _status(config, client))
-    return unready and f"{at(config)}, {unready}; the run {run.name} waited there and was cancelled"
+    return unready and f"{at(config)}, which {unready}; the run {run.name} waited there and was cancelled"
 
 
 def _status(config: ModelConfig, client: SyncPrefectClient) -> WorkPoolStatus | None:
@@ -88,19 +88,19 @@ def _why_unready(config: ModelConfig, status: WorkPoolStatus | None) -> str | No
     pool = config.training.work_pool
     if status is None:
         return (
-            "which this Prefect server does not have; expected the name of one that it has (prefect work-pool ls); create it, "
+            "does not exist on this Prefect server; expected the name of one that does (prefect work-pool ls); create it, "
             f"such as: prefect work-pool create {pool} --type process"
         )
     if status == WorkPoolStatus.PAUSED:
-        return f"which is paused; resume it: prefect work-pool resume {pool}"
+        return f"is paused; resume it: prefect work-pool resume {pool}"
     if status == WorkPoolStatus.NOT_READY:
-        return f"which no worker polls; start one on its host: perennial work --pool {pool}"
+        return f"has no worker; start one on its host: perennial work --pool {pool}"
     return None
 
 
 def not_deployed(config: ModelConfig) -> str:
     """Say that the server lacks the deployment of `train`."""
-    return f"but this Prefect server does not have {deployment(config)}; expected it to be deployed: perennial apply"
+    return f"this Prefect server does not have {deployment(config)}; expected it to be deployed: perennial apply"
 
 
 def train_here(config: ModelConfig, asked: tuple[str, ...], folder: str, place: str) -> None:
