@@ -20,7 +20,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkPoolStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelling
+from prefect.states import AwaitingRetry, Cancelling
 
 from deployments.apply.definitions import Definitions, read_definitions
 from deployments.apply.deploy import apply
@@ -157,6 +157,29 @@ def test_cancelling_ours_ends_the_command_there(tmp_path, team, client):
     thread.join(240)
     assert errors and "ended as Cancel" in errors[0]
     await_until(lambda: not Path(f"/proc/{process}").exists())
+
+
+@pytest.mark.slow("a worker's process starts twice")
+def test_a_run_that_crashed_there_is_waited_for(tmp_path, team, client):
+    """Its process is killed; the automation that takes a crashed run up again is played by the test."""
+    team()
+    crash = (
+        "import os, pathlib\nif not os.path.exists('mark'): pathlib.Path('mark').touch(); os.kill(os.getppid(), 9)\n"
+    )
+    path, verdicts = model(tmp_path, crash + example("training", "python", 1)), []
+    thread = threading.Thread(
+        target=lambda: verdicts.append(retrain(path, until=END, decision_id="crashed-on-pool").verdict)
+    )
+    thread.start()
+
+    def crashed() -> Any:
+        runs = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+        theirs = [run for run in runs if run.parameters.get("decision_id") == "crashed-on-pool" and run.deployment_id]
+        return next((run for run in theirs if run.state and run.state.is_crashed()), None)
+
+    client.set_flow_run_state(await_until(crashed).id, AwaitingRetry(), force=True)
+    thread.join(240)
+    assert verdicts == ["pass"]
 
 
 def test_a_pool_without_a_worker_is_named(tmp_path, client, monkeypatch):
