@@ -239,7 +239,8 @@ def test_models_cover_more_than_one_task():
 
 
 def deployments() -> list[dict[str, object]]:
-    return yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    index = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    return [*index["deployments"], index["definitions"]["training-on-a-pool"]]
 
 
 def test_every_flow_is_deployed():

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from deployments.alerts.routing import route
-from deployments.apply.pools import placed_deployments, training_limits
+from deployments.apply.pools import is_described, placed_deployments, pool_deployments, training_limits, trains_on_pool
 from deployments.config.blocks.alerts import Audience
 from deployments.config.fleet import load_fleet_config
 from deployments.config.folders import DEPLOYMENTS, available_models
@@ -62,7 +62,19 @@ class Definitions:
 
     @property
     def pools(self) -> tuple[str, ...]:
-        return tuple(sorted({deployment["work_pool"]["name"] for deployment in self.deployments}))
+        """The work pools that `apply` creates: all but those of the user's own."""
+        return tuple(sorted({each["work_pool"]["name"] for each in self.deployments} - {*self.own_pools}))
+
+    @property
+    def own_pools(self) -> tuple[str, ...]:
+        """The work pools of the user's own that models name in `training.work_pool`."""
+        named = {each["work_pool"]["name"] for each in self.deployments if trains_on_pool(each)}
+        return tuple(sorted(name for name in named if not is_described(name)))
+
+    def without(self, pool: str) -> "Definitions":
+        """Return the definitions without the deployments on this pool."""
+        kept = [each for each in self.deployments if each["work_pool"]["name"] != pool]
+        return replace(self, index={**self.index, "deployments": kept})
 
     def write(self, path: Path) -> Path:
         """Write the file for `prefect deploy --all --prefect-file`; return its path."""
@@ -91,6 +103,7 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
         schedules = _schedules(deployment["name"], deployment.get("schedules", []), new.get(deployment["name"]), models)
         deployment["schedules"] = schedules
     index["deployments"] += placed_deployments(index["deployments"], shared.get("places", {}), models)
+    index["deployments"] += pool_deployments(shared.get("training-on-a-pool"), models)
     limits, index["deployments"] = training_limits(index["deployments"], shared.get("training-slots", {}))
     automations = [*shared.get("automations", []), *_of_models(shared.get("automations-of-a-model", []), models)]
     _refuse_unset_variables([index, automations], path.name)

@@ -21,6 +21,7 @@ from deployments.apply.server_state import CONNECTION_ERRORS, PrefectState, depl
 from deployments.apply.storage_preflight import refuse_ephemeral_storage, withheld
 from deployments.apply.unpolled_queues import list_unpolled_queues
 from deployments.config.blocks.alerts import SEVERITIES, SHARED_BLOCK
+from tasks.policy.economics.placement import training_deployment
 from tasks.policy.records.errors import DeploymentError
 
 DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
@@ -56,12 +57,12 @@ def apply(
             if alerts_file and not dry_run:
                 save_block(f"{CUSTOM}/{SHARED_BLOCK}", alerts_file)
             blocks = state.blocks()
-            definitions = definitions.routed(blocks)
+            definitions, missing = _without_missing_pools(state, definitions.routed(blocks))
             if keep_switches:
                 definitions = with_switches_of(definitions, found)
             wanted = wanted_definitions(definitions)
             changes = plan(wanted, found)
-            print(*changes, summary(wanted, changes), *_without_people(definitions), sep="\n")
+            print(*changes, summary(wanted, changes), *missing, *_without_people(definitions), sep="\n")
             if changes and not dry_run:
                 _carry_out(state, definitions, blocks, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))
@@ -95,6 +96,22 @@ def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> D
     for automation in automations:
         keep("automation", automation["name"], automation)
     return replace(definitions, index=index, automations=automations, limits=limits)
+
+
+def _without_missing_pools(state: PrefectState, definitions: Definitions) -> tuple[Definitions, list[str]]:
+    """Leave out deployments on pools of the user's own that do not exist; return also a sentence for each of these pools.
+
+    This is no error: `serve` applies before anyone can create a pool on its server.
+    """
+    sentences = []
+    for pool in definitions.own_pools:
+        if not state.has_pool(pool):
+            definitions = definitions.without(pool)
+            sentences.append(
+                f"this server has no work pool {pool}, which training.work_pool names, so {training_deployment(pool)} is not "
+                f"deployed; create the pool, such as: prefect work-pool create {pool} --type process; then apply again"
+            )
+    return definitions, sentences
 
 
 def _without_people(definitions: Definitions) -> Iterator[str]:

@@ -1,5 +1,6 @@
-"""Read work pools from `infra/pools/NAME.json`, and derive the deployment of `retrain` for each place that models name.
+"""Read work pools from `infra/pools/NAME.json`, and derive the deployments on the places and pools that models name.
 
+`retrain` gets one for each place of a placement, `train` one for each work pool of `training.work_pool`.
 A place is a pool and a queue (`definitions.places` in prefect.yaml). A retrain there is requested by its own event,
 `perennial.retraining.requested.PLACE`, because triggers match event names but not payloads.
 """
@@ -16,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from deployments.config.folders import DEPLOYMENTS
 from deployments.config.model import ModelConfig
-from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
+from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_deployment, training_limit
 from tasks.policy.records.errors import PoolError
 
 LOCATIONS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_ARTIFACTS", "MLFLOW_TRACKING_URI")
@@ -36,6 +37,11 @@ class Pool:
     type: str
     description: str
     template: dict[str, Any]
+
+
+def is_described(name: str) -> bool:
+    """Return whether `infra/pools` describes this pool, so that `apply` creates it; any other one is the user's own."""
+    return (POOLS / f"{name}.json").exists()
 
 
 @cache
@@ -107,6 +113,20 @@ def placed_deployments(
     return [_placed(base, place, places[place], wanted[place]) for place in sorted(wanted)] if base else []
 
 
+def pool_deployments(template: Mapping[str, Any] | None, models: Sequence[ModelConfig]) -> list[dict[str, Any]]:
+    """Return `train-POOL` for every work pool on which a model's training command runs."""
+    wanted: dict[str, list[str]] = {}
+    for model in models:
+        if model.training.work_pool:
+            wanted.setdefault(model.training.work_pool, []).append(model.name)
+    return [_on_pool(template, pool, wanted[pool]) for pool in sorted(wanted)] if template else []
+
+
+def trains_on_pool(deployment: Mapping[str, Any]) -> bool:
+    """Return whether this is the deployment of `train` on its pool. It is given addresses and needs no workspace."""
+    return bool(deployment["name"] == training_deployment(deployment["work_pool"]["name"]))
+
+
 def training_limits(
     deployments: Sequence[dict[str, Any]], slots: Mapping[str, int]
 ) -> tuple[tuple[dict[str, Any], ...], list[dict[str, Any]]]:
@@ -142,4 +162,12 @@ def _placed(base: Mapping[str, Any], place: str, pool: Mapping[str, Any], models
         for trigger in deployment.get("triggers", [])
         if REQUESTED in trigger["expect"]
     ]
+    return deployment
+
+
+def _on_pool(template: Mapping[str, Any], pool: str, models: Sequence[str]) -> dict[str, Any]:
+    deployment = deepcopy(dict(template))
+    deployment["name"] = training_deployment(pool)
+    deployment["description"] = f"{template['description'].strip()}\nFor {', '.join(models)}.\n"
+    deployment["work_pool"] = {**template["work_pool"], "name": pool}
     return deployment

@@ -117,6 +117,14 @@ class PrefectState:
         else:
             self._client.delete_automation(UUID(definition.identity))
 
+    def has_pool(self, name: str) -> bool:
+        """Return whether the server has a work pool of this name."""
+        try:
+            self._client.read_work_pool(name)
+        except ObjectNotFound:
+            return False
+        return True
+
     def save_pool(self, pool: Pool, exists: bool) -> None:
         """Create a work pool, or update the existing one's description and template."""
         if exists:

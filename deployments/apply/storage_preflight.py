@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from deployments.apply.definitions import Definitions
-from deployments.apply.pools import LOCATIONS, holds_password, located_pool
+from deployments.apply.pools import LOCATIONS, holds_password, located_pool, trains_on_pool
 from tasks.policy.records.errors import DeploymentError
 
 HOME = "PERENNIAL_HOME"
@@ -49,10 +49,13 @@ def withheld(definitions: Definitions, environment: Mapping[str, str] = os.envir
 
 
 def _container_settings(definitions: Definitions, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Map each container deployment to its environment, including withheld addresses; process pools are left out."""
+    """Map each container deployment that uses the workspace to its environment, including withheld addresses.
+
+    Process pools are left out.
+    """
     guarded = {part: environment[part] for part in LOCATIONS if holds_password(environment.get(part, ""))}
     given = {}
-    for deployment in definitions.deployments:
+    for deployment in [each for each in definitions.deployments if not trains_on_pool(each)]:
         used = deployment["work_pool"]
         pool = located_pool(used["name"], environment)
         if pool.type != "process":

@@ -145,7 +145,7 @@ def end_of(decision_id: str) -> str:
 @pytest.mark.usefixtures("registered")
 def test_team_s_deployment_retrains_the_model(tmp_path):
     """From the page's example to a champion, a monitored window and a second version."""
-    prepare = yaml.safe_load(example("training", number=2))["training"]
+    prepare = yaml.safe_load(example("training", number=3))["training"]
     path = model(tmp_path, **prepare)
     (found,) = check_files([path], data=False)
     assert not found.error

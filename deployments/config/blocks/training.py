@@ -53,6 +53,11 @@ class Training(Settings):
         (), examples=[["MLFLOW_TRACKING_URI"]], exclude_if=lambda names: not names
     )
     """Environment variables that the command gets although their names begin with PERENNIAL_, PREFECT_ or MLFLOW_."""
+    work_pool: str | None = Field(
+        None, pattern=r"^[^/%&<>]+$", examples=["team-gpu"], exclude_if=lambda name: name is None
+    )
+    """Prefect work pool of your own on which the command runs. Its hosts or image have Perennial, and the model's file with its
+    folder. Default: the command runs where the retrain does."""
     flow: str | None = Field(
         None, pattern=r"^[^/]+/[^/]+$", examples=["team/train-churn"], exclude_if=lambda name: name is None
     )
@@ -90,8 +95,9 @@ class Training(Settings):
                 f"{' and '.join(ways)} are given, expected one of estimator, function, command and flow; remove the others"
             )
         way = ways[0] if ways else "estimator"
-        only_for = {"pipeline": ("estimator",), "environment": ("command",), "flow_parameters": ("flow",),
-                    "registered_model": ("flow",), "parameters": ("estimator", "function", "command")}  # fmt: skip
+        only_for = {"pipeline": ("estimator",), "environment": ("command",), "work_pool": ("command",),
+                    "flow_parameters": ("flow",), "registered_model": ("flow",),
+                    "parameters": ("estimator", "function", "command")}  # fmt: skip
         for name, accepted in only_for.items():
             if getattr(self, name) and way not in accepted:
                 rather = "; use flow_parameters" if name == "parameters" else ""
@@ -119,8 +125,12 @@ class Training(Settings):
     @property
     def trainer(self) -> str | None:
         """What trains the model, in words; None for XGBoost alone."""
-        if self.flow or self.command:
-            return f"the Prefect deployment {self.flow}" if self.flow else f"the command {' '.join(self.command)}"
+        if self.command:
+            return f"the command {' '.join(self.command)}" + (
+                f" on work pool {self.work_pool}" if self.work_pool else ""
+            )
+        if self.flow:
+            return f"the Prefect deployment {self.flow}"
         if self.pipeline:
             return f"{self.estimator or 'XGBoost'} after the pipeline {self.pipeline}"
         return self.function or self.estimator
@@ -132,6 +142,7 @@ class Training(Settings):
         own: dict[str, object] = {
             "command": (),
             "environment": (),
+            "work_pool": None,
             "flow": None,
             "flow_parameters": {},
             "registered_model": None,

@@ -5,6 +5,7 @@ from . import (
     imports as imports,
     output as output,
     pipeline as pipeline,
+    pool as pool,
     snapshot_files as snapshot_files,
     trainer as trainer,
 )

@@ -63,9 +63,9 @@ def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
         given.mkdir()
         write_files(config, job, given, place)
         began = perf_counter(), _cpu_s()
-        _run(config, given, place)
+        run(config, given, place)
         wall_s, cpu_s = perf_counter() - began[0], _cpu_s() - began[1]
-        fitted = output.take_in_model(config, output.model_at(str(place), _place(config)), job.rows)
+        fitted = output.take_in_model(config, output.model_at(str(place), at(config)), job.rows)
         return TrainedElsewhere(fitted, f"command: {' '.join(config.training.command)}", wall_s, cpu_s, wall_s)
     finally:
         output.remove(str(folder))
@@ -77,7 +77,7 @@ def check(config: ModelConfig) -> None:
     beside = config.folder / program
     if not (shutil.which(program) or (os.sep in program and os.access(beside, os.X_OK))):
         raise EstimatorError(
-            f"{_place(config)}, but there is no program {program}; expected one on PATH, or a path beside the model's file"
+            f"{at(config)}, but there is no program {program}; expected one on PATH, or a path beside the model's file"
         )
 
 
@@ -94,7 +94,8 @@ def environment(config: ModelConfig, here: Mapping[str, str], given: Path, place
     return shared | {INPUT: str(given), OUTPUT: str(place)}
 
 
-def _run(config: ModelConfig, given: Path, place: Path) -> None:
+def run(config: ModelConfig, given: Path, place: Path) -> None:
+    """Run the command on the files in `given`; it leaves its model in `place`. Raises TrainingFailed."""
     words = [word.replace("{input}", str(given)).replace("{output}", str(place)) for word in config.training.command]
     limit_s = config.training.timeout_hours * 3600
     with _started(config, words, environment(config, os.environ, given, place)) as (process, errors):
@@ -102,12 +103,12 @@ def _run(config: ModelConfig, given: Path, place: Path) -> None:
             status = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             raise TrainingFailed(
-                f"{_place(config)}, which ran longer than {config.training.timeout_hours:g} h (training.timeout_hours) and was "
+                f"{at(config)}, which ran longer than {config.training.timeout_hours:g} h (training.timeout_hours) and was "
                 "ended; expected a model by then; make it faster or allow more"
             ) from None
     if status:
         said = " | ".join(errors) or "it wrote nothing to stderr"
-        raise TrainingFailed(f"{_place(config)}, which ended with status {status}; its last lines: {said}")
+        raise TrainingFailed(f"{at(config)}, which ended with status {status}; its last lines: {said}")
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def _started(
             errors="replace",
         )
     except OSError as error:
-        raise TrainingFailed(f"{_place(config)}, which cannot be started ({error.strerror})") from None
+        raise TrainingFailed(f"{at(config)}, which cannot be started ({error.strerror})") from None
     errors: deque[str] = deque(maxlen=LAST_LINES)
     logger = get_run_logger()
 
@@ -166,5 +167,6 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _place(config: ModelConfig) -> str:
+def at(config: ModelConfig) -> str:
+    """Return the place of the setting, with which messages begin."""
     return f"{config.name}: training.command is {' '.join(config.training.command)}"

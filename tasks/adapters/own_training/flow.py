@@ -1,4 +1,6 @@
-"""Train by a Prefect deployment of the user's own: start it once per decision, wait for it, and take in its model.
+"""Train by a Prefect deployment: start it once per decision, wait for it, and take in its model.
+
+The deployment is the user's own (`training.flow`), or Perennial's `train` on a work pool of the user's (`training.work_pool`).
 
 The run is created with the decision as idempotency key. A run of ours that was killed and resumed therefore waits for the
 run that it had started. A run that ended without success is followed by a new one when the decision is tried again.
@@ -27,8 +29,8 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.orchestration.requeue import client_of
 from tasks.adapters.orchestration.server import served_url
-from tasks.adapters.own_training import output
-from tasks.adapters.own_training.command import TrainedElsewhere
+from tasks.adapters.own_training import output, pool
+from tasks.adapters.own_training.command import LAST_LINES, LONGEST_LINE, TrainedElsewhere
 from tasks.adapters.own_training.snapshot_files import ROWS, TrainingJob, snapshot_facts, training_rows
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import OWNER_ONLY, make_folder, workspace
@@ -48,8 +50,10 @@ def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
     """
     began, folder = time.perf_counter(), output.job_address(config, job.decision_id)
     output.put_rows(training_rows(config, job.rows), f"{folder}/{ROWS}")
+    if config.training.work_pool:
+        pool.hand_over(config, job, folder)
     run, place = _start(config, job, folder)
-    get_run_logger().info("training: waits for the run %s of %s", run.name, config.training.flow)
+    get_run_logger().info("training: waits for the run %s of %s", run.name, _deployment(config))
     try:
         with _cancelled_with_us(run.id):
             run = _wait(config, run)
@@ -62,27 +66,27 @@ def train(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
     fitted = output.take_in_model(config, address, job.rows)
     output.remove(folder)
     seconds = run.total_run_time.total_seconds()
-    origin = f"flow run {run.name} ({run.id}) of {config.training.flow}: {without_secrets(address)}"
+    origin = f"flow run {run.name} ({run.id}) of {_deployment(config)}: {without_secrets(address)}"
     return TrainedElsewhere(fitted, origin, seconds, seconds, waited_s)  # as one busy CPU: its machine is not known
 
 
 def check(config: ModelConfig) -> str | None:
-    """Return what could not be checked, None if the deployment exists. Raises EstimatorError if it does not.
+    """Return what could not be checked or is not ready, None if all is. Raises EstimatorError for what does not exist.
 
     No server is started for this: the one at PREFECT_API_URL is asked, else that of `perennial serve`.
     """
     api_url = PREFECT_API_URL.value() or served_url(workspace())
     if api_url is None:
-        return f"no Prefect server is running here, so {config.training.flow} was not looked up; set PREFECT_API_URL"
+        return f"no Prefect server is running here, so {_deployment(config)} was not looked up; set PREFECT_API_URL"
     try:
         with client_of(api_url) as client:
-            client.read_deployment_by_name(str(config.training.flow))
+            if config.training.work_pool:
+                return pool.what_is_missing(config, client)
+            client.read_deployment_by_name(_deployment(config))
     except ObjectNotFound:
         raise _missing(config) from None
     except (httpx.HTTPError, RuntimeError) as error:
-        return (
-            f"the Prefect server did not answer ({type(error).__name__}), so {config.training.flow} was not looked up"
-        )
+        return f"the Prefect server did not answer ({type(error).__name__}), so {_deployment(config)} was not looked up"
     return None
 
 
@@ -91,18 +95,20 @@ def _start(config: ModelConfig, job: TrainingJob, folder: str) -> tuple[FlowRun,
     for attempt in range(1, MOST_ATTEMPTS):
         key, place = (job.decision_id if attempt == 1 else f"{job.decision_id}-{attempt}"), f"{folder}/output-{attempt}"
         run = _create(config, job, place, key)
-        if run.state is None or not run.state.is_final() or run.state.is_completed():
+        if not _is_over(config, run) or (run.state and run.state.is_completed()):
             return run, place
-    raise TrainingFailed(f"{_at(config)}, which failed {MOST_ATTEMPTS - 1} times for this decision; fix the flow")
+    raise TrainingFailed(f"{_at(config)}, which failed {MOST_ATTEMPTS - 1} times for this decision; fix what it runs")
 
 
 def _create(config: ModelConfig, job: TrainingJob, place: str, key: str) -> FlowRun:
     """Create the run of this idempotency key, or return the one that has it."""
     snapshot = {**snapshot_facts(job.training), "rows": f"{place.rpartition('/')[0]}/{ROWS}"}
     own = {"snapshot": snapshot, "decision_id": job.decision_id, "output": place}
+    if config.training.work_pool:
+        own |= {"model": pool.file_of(config), "command": list(config.training.command)}
     try:
         run: FlowRun = run_deployment(
-            str(config.training.flow),
+            _deployment(config),
             parameters={**own, **config.training.flow_parameters},
             flow_run_name=f"train {config.name} {job.training.window.name}",
             idempotency_key=key,
@@ -129,7 +135,7 @@ def _wait(config: ModelConfig, run: FlowRun) -> FlowRun:
     limit = timedelta(hours=config.training.timeout_hours)
     due = (run.created or datetime.now(UTC)) + limit
     with get_client(sync_client=True) as client:
-        while not (run.state and run.state.is_final()):
+        while not _is_over(config, run):
             if datetime.now(UTC) > due:
                 _cancel(client, run.id, "training.timeout_hours is over")
                 raise TrainingFailed(
@@ -138,15 +144,27 @@ def _wait(config: ModelConfig, run: FlowRun) -> FlowRun:
                 )
             if _is_cancelled(client):
                 _cancel(client, run.id, "the run that waits for it was cancelled")
+            if config.training.work_pool and (reason := pool.why_not_taken(config, client, run)):
+                _cancel(client, run.id, reason)
+                raise TrainingFailed(reason)
             time.sleep(POLL_S)
             run = client.read_flow_run(run.id)
     return run
 
 
+def _is_over(config: ModelConfig, run: FlowRun) -> bool:
+    """Return whether the run has ended for good. An automation of Perennial takes up its own runs that crashed."""
+    state: State | None = run.state
+    if state is None or not state.is_final():
+        return False
+    crashed_now = state.is_crashed() and datetime.now(UTC) - state.timestamp < pool.TAKEN_UP_AGAIN
+    return not (config.training.work_pool and crashed_now)
+
+
 def _check_state(config: ModelConfig, run: FlowRun) -> None:
     state: State | None = run.state
     if state is not None and not state.is_completed():
-        said = without_secrets((state.message or "").strip())[:300]
+        said = without_secrets((state.message or "").strip())[: LAST_LINES * LONGEST_LINE]
         raise TrainingFailed(
             f"{_at(config)}, whose run {run.name} ended as {state.name}{': ' + said if said else ''}; expected Completed; its "
             "logs show why; the next retrain starts a new run"
@@ -229,11 +247,17 @@ def _cancel(client: SyncPrefectClient, run_id: UUID, why: str) -> None:
 
 
 def _missing(config: ModelConfig) -> EstimatorError:
+    if config.training.work_pool:
+        return EstimatorError(f"{_at(config)}, but {pool.not_deployed(config)}")
     return EstimatorError(
         f"{_at(config)}, which this Prefect server does not have; expected the name flow/deployment of one that it has; deploy "
         "it, or correct the name (prefect deployment ls)"
     )
 
 
+def _deployment(config: ModelConfig) -> str:
+    return config.training.flow or pool.deployment(config)
+
+
 def _at(config: ModelConfig) -> str:
-    return f"{config.name}: training.flow is {config.training.flow}"
+    return pool.at(config) if config.training.work_pool else f"{config.name}: training.flow is {config.training.flow}"

@@ -45,14 +45,19 @@ def empty_folder(address: str) -> Path:
 
 def put_rows(rows: pa.Table, address: str) -> None:
     """Write rows as Parquet to a file of this address; an existing one is replaced."""
-    folder, _, name = address.rpartition("/")
     content = io.BytesIO()
     pq.write_table(rows, content)
+    put(content.getvalue(), address)
+
+
+def put(content: bytes | Path, address: str) -> None:
+    """Write bytes, or a file of this disk, to a file of this address; an existing one is replaced."""
+    folder, _, name = address.rpartition("/")
     if "://" not in folder:
         make_folder(Path(folder).parent, OWNER_ONLY)
         make_folder(Path(folder), OWNER_ONLY)
     try:
-        obstore.put(store_at(folder), name, content.getvalue())
+        obstore.put(store_at(folder), name, content)
     except (BaseError, OSError) as error:
         raise WorkspaceError(
             f"{without_secrets(address)}: cannot be written ({reason_of(error)}); expected a writable workspace"

@@ -45,8 +45,8 @@ def snapshot_facts(training: Snapshot) -> dict[str, Any]:
     }
 
 
-def write_files(config: ModelConfig, job: TrainingJob, folder: Path, output: Path) -> None:
-    """Write the rows as Parquet and what they are as JSON."""
+def describe(config: ModelConfig, job: TrainingJob, output: str) -> str:
+    """Describe the rows, how to train on them, and the place for the model, as JSON."""
     columns = config.columns
     description = {
         "model": config.name,
@@ -60,7 +60,12 @@ def write_files(config: ModelConfig, job: TrainingJob, folder: Path, output: Pat
         "features": columns.features.model_dump(),
         "parameters": config.training.parameters,
         "seed": config.training.seed,
-        "output": str(output),
+        "output": output,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
+    return json.dumps(description, indent=1, sort_keys=True)
+
+
+def write_files(config: ModelConfig, job: TrainingJob, folder: Path, output: Path) -> None:
+    """Write the rows as Parquet and what they are as JSON."""
+    (folder / DESCRIPTION).write_text(describe(config, job, str(output)), encoding="utf-8")
     pq.write_table(training_rows(config, job.rows), folder / ROWS)

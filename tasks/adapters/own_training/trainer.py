@@ -9,7 +9,7 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import estimators
 from tasks.adapters.models.estimators import Fitted
-from tasks.adapters.own_training import command, flow, function, pipeline
+from tasks.adapters.own_training import command, flow, function, pipeline, pool
 from tasks.adapters.own_training.command import TrainedElsewhere
 from tasks.adapters.own_training.imports import check_parameters
 from tasks.adapters.own_training.snapshot_files import TrainingJob
@@ -26,7 +26,8 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
 
 def train_elsewhere(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
     """Train by the model's command or flow. Raises TrainingFailed."""
-    return command.train(config, job) if config.training.command else flow.train(config, job)
+    here = config.training.command and not config.training.work_pool
+    return command.train(config, job) if here else flow.train(config, job)
 
 
 def check(config: ModelConfig) -> tuple[str, ...]:
@@ -37,11 +38,12 @@ def check(config: ModelConfig) -> tuple[str, ...]:
         found.append(
             "training: probes and back-tests call the function too; no rows are held back, so early stopping is its own affair."
         )
-    elif training.command:
-        command.check(config)
-    elif training.flow:
+    elif training.flow or training.work_pool:
         missed = flow.check(config)
         found += [f"training: {missed}."] if missed else []
+        found += [f"training: {pool.HAND_OVER}."] if training.work_pool and not pool.is_in_store() else []
+    elif training.command:
+        command.check(config)
     elif training.pipeline:
         pipeline.try_build(config)
         estimators.try_out(config)

@@ -17,6 +17,8 @@ PLACE_SETTING = "PERENNIAL_TRAINING_PLACE"
 """The environment variable with a run's place; unset on dedicated hosts."""
 TRAINING_LIMITS = "perennial-training-"
 """Prefix of the concurrency limits on trainings per place."""
+TRAIN = "train"
+"""The flow that runs a model's training command on a work pool of the user's own."""
 
 
 class Place(BaseModel):
@@ -52,6 +54,11 @@ class PlacementPolicy(BaseModel):
 def training_limit(place: str) -> str:
     """Name of the concurrency limit on a place's trainings."""
     return f"{TRAINING_LIMITS}{place}"
+
+
+def training_deployment(pool: str) -> str:
+    """Name of the deployment of `train` on a work pool."""
+    return f"{TRAIN}-{pool}"
 
 
 def forecast_rows(history: History, evidence: WindowEvidence, window_days: float | None) -> int:
