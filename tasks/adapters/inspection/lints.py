@@ -36,12 +36,8 @@ def find_lints(config: ModelConfig, rows: pa.Table, now: datetime) -> tuple[str,
     time = columns.get(config.columns.time)
     found = [*_names(config, rows), *_features(config, columns), *_personal(config, columns)]
     if time is not None and time.kind == "time":
-        found += [
-            *_ids(config, columns),
-            *_times(config, columns, now),
-            *_label_times(config, columns),
-            *_counters(config, columns),
-        ]
+        found += [*_ids(config, columns), *_times(config, columns, now), *_label_times(config, columns)]
+        found += _counters(config, columns)
     return tuple(map(printable, (*found, *_labels(config, rows), *_leaks(config, columns))))
 
 
