@@ -169,6 +169,9 @@ def is_recorded(division: Division, now: datetime) -> bool:
 
 
 def _rest(proposal: Proposal, people: People) -> Iterator[str]:
+    if proposal.calendar:
+        rules = {name: {"on_failure": "warn"} for name in proposal.calendar}
+        yield f"quality: {{columns: {_flow(rules)}}}  # they follow the calendar, so that new values are no fault"
     yield f"performance: {{metric: {proposal.metric}}}" if proposal.metric else f'performance: {{metric: "{QUESTION}"}}'
     found = proposal.division
     if found:

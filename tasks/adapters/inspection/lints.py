@@ -65,6 +65,12 @@ def _counters(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterat
                 f"{name}: rises or falls with {config.columns.time}, so later rows have values that no model has learned and the "
                 "quality checks refuse; remove it from columns.features, or set its range in quality.columns"
             )
+    for name in config.columns.features.tabular:
+        if name in columns and name not in config.quality.columns and times.follows_calendar(columns[name], moments):
+            yield (
+                f"{name}: is the same for all rows of a day and rarely changes, so new values will come and the quality checks "
+                "refuse them; write quality.columns: {" + name + ": {on_failure: warn}}"
+            )
 
 
 def _fix_of_repeats(config: ModelConfig, columns: Mapping[str, ColumnFacts], repeats: int) -> str:

@@ -107,6 +107,15 @@ class Proposal:
         return {kind: tuple(names) for kind, names in kinds.items() if names}
 
     @cached_property
+    def calendar(self) -> tuple[str, ...]:
+        """Features that follow the calendar, so that a window has few of their values and new ones come."""
+        if self.time.value is None:
+            return ()
+        moments = self.columns[self.time.value].values
+        names = [name for group in self.features.values() for name in group]
+        return tuple(name for name in names if times.follows_calendar(self.columns[name], moments))
+
+    @cached_property
     def sentinels(self) -> dict[str, tuple[float, float]]:
         """Features with a number that seems to mean a missing value, and its share of the rows."""
         found = {name: sentinel_of(self.columns[name]) for name in self.features.get("numeric", ())}

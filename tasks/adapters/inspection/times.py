@@ -30,6 +30,8 @@ EARLIER = re.compile(r"(signup|sign_up|registered|joined|since|birth|dob|first|s
 LEAST_ROWS, FEWEST_ROWS = 500, 200
 """Rows of a window to aim at, and the number below which a window's data triggers nothing (`retraining.min_rows`)."""
 MOST_WINDOWS, FEWEST_WINDOWS = 120, 10
+LEAST_CALENDAR_DAYS, LEAST_CALENDAR_SPELL, MOST_CALENDAR_VALUES = 60, 15, 366
+"""Days to look at, mean days that a value lasts, and different values of a column that follows the calendar."""
 MONTH = 28.0
 LENGTHS = (1 / 24, 0.25, 1.0, 7.0, 14.0, MONTH, 91.0, 182.0, 364.0)
 HOLDOUT_DAYS, HOLDOUT_ROWS = 5.0, 400
@@ -217,6 +219,21 @@ def _bounds(
     if window_days is None:
         return list(pd.date_range(start, end, freq="MS"))
     return list(pd.date_range(start, end, freq=timedelta(days=window_days)))
+
+
+def follows_calendar(facts: ColumnFacts, times: pd.Series) -> bool:
+    """Whether a column is the same for all rows of a day and rarely changes, as a month, a season or a year does."""
+    if facts.kind not in ("numeric", "boolean", "text") or facts.is_constant or facts.distinct > MOST_CALENDAR_VALUES:
+        return False
+    known = pd.DataFrame({"day": times.dt.floor("D"), "value": facts.values}).dropna()
+    of_day = known.groupby("day")["value"].agg(["nunique", "first"])
+    changes = int((of_day["first"] != of_day["first"].shift()).sum()) - 1
+    return (
+        len(of_day) >= LEAST_CALENDAR_DAYS
+        and float((of_day["nunique"] == 1).mean()) >= 0.99
+        and changes <= len(of_day) / LEAST_CALENDAR_SPELL
+        and len(known) >= 2 * len(of_day)
+    )
 
 
 def common_options(columns: Mapping[str, ColumnFacts], used: Sequence[str]) -> dict[str, Any]:

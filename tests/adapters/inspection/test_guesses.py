@@ -1,5 +1,6 @@
 """Guesses about unknown tables: what is read off the values, and what stays a question."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import sqlalchemy
+import yaml
 from deltalake import write_deltalake
 
+from deployments.new.draft import People, draft
 from tasks.adapters.inspection.columns import describe_columns
 from tasks.adapters.inspection.personal import looks_personal
 from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, misfit, propose
@@ -237,6 +240,17 @@ def test_a_counter_is_left_out_and_a_trend_is_not(tmp_path):
     found = guessed(tmp_path / "t.parquet", "returns")
     assert found.left_out == {"odometer": "rises with the time, so later rows have values that no model has learned"}
     assert "warmer" in found.features["numeric"]
+
+
+def test_features_that_follow_the_calendar_only_warn(tmp_path):
+    table = small(rows=2000)
+    table["month"], table["weekday"] = table["ordered_at"].dt.month_name(), table["ordered_at"].dt.day_name()
+    table["store"] = np.random.default_rng(2).choice(["a", "b"], len(table))
+    table.to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns")
+    assert found.calendar == ("month",)
+    text = draft(found, People(), tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
+    assert yaml.safe_load(text)["quality"] == {"columns": {"month": {"on_failure": "warn"}}}
 
 
 def test_parts_of_the_label_are_left_out_and_a_close_fit_is_not(tmp_path):

@@ -87,6 +87,15 @@ def test_a_counter_among_the_features_is_named_unless_its_range_is_set():
     assert lints(rows, model(quality={"columns": {"amount": {"range": {"min": 0, "max": 1e9}}}})) == []
 
 
+def test_a_feature_that_follows_the_calendar_is_named_unless_it_only_warns():
+    rows = table()
+    rows["plan"] = pd.Series(TIMES).dt.month_name()
+    (found,) = lints(rows)
+    assert found.startswith("plan: is the same for all rows of a day and rarely changes")
+    assert found.endswith("write quality.columns: {plan: {on_failure: warn}}")
+    assert lints(rows, model(quality={"columns": {"plan": {"on_failure": "warn"}}})) == []
+
+
 def test_the_same_row_twice_cannot_be_told_apart():
     rows = pd.concat([table(), table().head(5)])
     assert lints(rows) == [
