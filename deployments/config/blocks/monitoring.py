@@ -120,7 +120,7 @@ class ColumnQuality(Settings):
     categories: tuple[str, ...] | None = Field(None, examples=[["basic", "plus", "pro"]])
     """Accepted values of a categorical feature."""
     on_failure: Literal["warn", "fail"] = Field("fail", examples=["warn"])
-    """What a violation does: `fail` quarantines the window, `warn` only reports it."""
+    """What a violation does: `fail` quarantines the window; `warn` only reports it, and the diagnosis finds no fault in it."""
 
 
 def _file_or_function(value: str) -> str:

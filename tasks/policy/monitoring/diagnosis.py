@@ -142,9 +142,13 @@ def _fault(
 ) -> list[str]:
     """Sentences on shifts of this feature that are typical of a broken feed; `alone` if few features moved.
 
-    Each names the limit and the setting that changes it. What the model's file allows of the column is not a fault.
+    Each names the limit and the setting that changes it. What the model's file allows of the column is not a fault, and
+    nothing of a column whose violations only warn.
     """
-    found, own = [], f"quality.columns.{feature.feature}"
+    found: list[str] = []
+    if rule is not None and rule.on_failure == "warn":
+        return found
+    own = f"quality.columns.{feature.feature}"
     rise = feature.null_share - feature.reference_null_share
     tolerated = rule is not None and rule.max_null_share is not None and feature.null_share <= rule.max_null_share
     if rise >= limits.null_share_increase and not tolerated:
@@ -156,7 +160,8 @@ def _fault(
     if feature.unseen_share >= limits.unseen_share and not (rule is not None and rule.categories is not None):
         found.append(
             f"{feature.unseen_share:.0%} of its values are in categories never seen before, "
-            f"{limits.unseen_share:.0%} or more count as a fault (diagnosis.unseen_share; {own}.categories allows them)"
+            f"{limits.unseen_share:.0%} or more count as a fault (diagnosis.unseen_share; {own}.categories allows them, "
+            "on_failure: warn only reports them)"
         )
     suspected = feature.suspicion if limits.unit_faults and not feature.suspicion_possible else None
     if suspected and (feature.suspicion_sure or alone or leads):

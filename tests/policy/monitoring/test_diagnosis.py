@@ -126,6 +126,13 @@ def test_one_broken_feature_is_a_fault_even_if_performance_falls(changes, words)
     assert found.features == ("wind",)
 
 
+@pytest.mark.parametrize(("on_failure", "kind"), [("warn", "harmful_covariate_shift"), ("fail", "upstream_data_fault")])
+def test_a_column_whose_violations_only_warn_is_no_fault(on_failure, kind):
+    shifted = changed(MOVED, "wind", unseen_share=1.0, null_share=0.9)
+    rules = {"wind": ColumnQuality(on_failure=on_failure)}
+    assert diagnosed(shifted, FELL, allowed=rules).kind == kind
+
+
 def test_shift_of_most_features_is_not_a_feed_fault():
     assert diagnosed(changed(MOVED, "wind", mean_shift_sigma=7.0), FELL).kind != "upstream_data_fault"
 
