@@ -24,6 +24,7 @@ from deployments.config.loading import load_model_config
 from deployments.config.model import ModelConfig
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import Window
+from tasks.policy.statistics.resampling import thin
 
 
 def bare(model: str, retrains: int) -> None:
@@ -50,7 +51,7 @@ def bare(model: str, retrains: int) -> None:
         first = first or estimators.fit(config, training).scorer
         champion = estimators.fit(config, training).scorer if window in extra else first
         step = max(probes.EVERY_NTH, -(-len(training) // probes.PROBE_ROWS))
-        small.append(estimators.fit(cheap, training.take(list(range(0, len(training), step)))).scorer)
+        small.append(estimators.fit(cheap, training.take(thin(len(training), step, seed=0))).scorer)
         current = _read(config, window)
         _measure(config, window, current, champion, [first, every])
         probes.losses(config, small[-probes.LATEST :], current.filter(pc.is_valid(current[config.columns.label])))

@@ -33,6 +33,7 @@ from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.statistics import metrics
+from tasks.policy.statistics.resampling import thin
 
 EVERY_NTH, ROUNDS_SHARE, RATE_FACTOR = 4, 0.2, 2.0
 WINDOW_ROWS, PROBE_ROWS, SCORED_ROWS = 5_000, 40_000, 20_000
@@ -107,11 +108,11 @@ def _trailing(config: ModelConfig, windows: Sequence[Window]) -> list[Window]:
 
 
 def store_sample(window: Window, rows: pa.Table, folder: Path) -> None:
-    """Write every 4th labelled row, at most 5,000 rows, for later probes; an existing sample is not replaced."""
+    """Write a quarter of the labelled rows, at most 5,000, for later probes; an existing sample is not replaced."""
     path = _sample_path(window, folder)
     if not path.exists():
         step = max(EVERY_NTH, -(-len(rows) // WINDOW_ROWS))
-        drawn = rows.take(np.arange(0, len(rows), step))
+        drawn = rows.take(thin(len(rows), step, seed=int(window.start.timestamp())))
         try:
             with atomic_file(path) as own:
                 pq.write_table(drawn, own)
@@ -163,7 +164,7 @@ def probe_config(config: ModelConfig) -> ModelConfig:
 def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> list[float]:
     """Return each scorer's primary metric on labelled rows, as a loss; NaN if the metric is undefined on these rows."""
     step = max(1, -(-len(rows) // SCORED_ROWS))
-    scored = rows.take(np.arange(0, len(rows), step)) if step > 1 else rows
+    scored = rows.take(thin(len(rows), step, seed=0)) if step > 1 else rows
     label, metric = scored.column(config.columns.label), config.primary_metric
     found = []
     for scorer in scorers:
@@ -181,14 +182,13 @@ def _sample_path(window: Window, folder: Path) -> Path:
 
 
 def _drawn(windows: Sequence[Window], folder: Path) -> pa.Table:
-    """Draw every nth row of these windows' samples, one sample at a time: together they may take gigabytes."""
+    """Draw one of n rows of these windows' samples, one sample at a time: together they may take gigabytes."""
     paths = [_sample_path(window, folder) for window in windows]
     counts = [pq.read_metadata(path).num_rows for path in paths]
-    step, before, drawn = max(1, -(-sum(counts) // PROBE_ROWS)), 0, []
-    for path, count in zip(paths, counts, strict=True):
+    step, drawn = max(1, -(-sum(counts) // PROBE_ROWS)), []
+    for number, (path, count) in enumerate(zip(paths, counts, strict=True)):
         rows = _samples.get(path, partial(pq.read_table, path, partitioning=None))
-        drawn.append(rows if step == 1 else rows.take(np.arange(-before % step, count, step)))
-        before += count
+        drawn.append(rows if step == 1 else rows.take(thin(count, step, seed=number)))
     return pa.concat_tables(drawn, promote_options="default")  # older rows lack a column that was added since
 
 

@@ -16,6 +16,7 @@ from tasks.adapters.lake.label_spellings import canonical_spelling, class_indice
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.encoding import sorted_classes
 from tasks.adapters.models.files import Floats, Scorer
+from tasks.policy.statistics.resampling import thin
 
 CHECKED_ROWS = 2_000
 """Labelled rows on which the order of a model's classes is checked."""
@@ -67,9 +68,9 @@ def class_order(own: Sequence[str] | None, classes: Sequence[str], coded: Sequen
 def order_fault(scorer: Scorer, order: ClassOrder, rows: pa.Table, label: str) -> str | None:
     """Say that a classifier fits the labels only with its classes in another order; None if it does not seem so.
 
-    `rows` hold the scorer's features and `label`. At most about `CHECKED_ROWS` of them, evenly spaced, are predicted.
+    `rows` hold the scorer's features and `label`. At most about `CHECKED_ROWS` of them are predicted.
     """
-    drawn = rows.take(pa.array(range(0, len(rows), max(1, len(rows) // CHECKED_ROWS)), pa.int64()))
+    drawn = rows.take(thin(len(rows), max(1, len(rows) // CHECKED_ROWS), seed=0))
     if len(drawn) == 0:
         return None
     predicted = scorer.predict(drawn)

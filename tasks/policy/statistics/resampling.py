@@ -197,3 +197,17 @@ def skewed_quantile(normal: ArrayLike, skewness: ArrayLike) -> Floats:
     straight = np.abs(skew) < 1e-6  # the formula is 0/0 at 0
     skew = np.where(straight, 1.0, skew)
     return np.where(straight, z, 3 / skew * (np.cbrt(1 + skew * (z - skew / 6)) - 1))
+
+
+def thin(count: int, step: int, seed: int) -> NDArray[np.int64]:
+    """Return ascending places of one row in each `step` successive rows of `count`, drawn at random.
+
+    Every `step`-th row would meet the same hours of each day, where rows come at regular times.
+
+    >>> thin(10, 4, seed=0).tolist(), thin(3, 1, seed=0).tolist()
+    ([3, 6, 9], [0, 1, 2])
+    """
+    starts = np.arange(0, count, step)
+    drawn = np.random.default_rng(seed).integers(0, step, len(starts))
+    found: NDArray[np.int64] = np.minimum(starts + drawn, count - 1)
+    return found
