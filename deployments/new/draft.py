@@ -21,6 +21,12 @@ from tasks.adapters.sources import sql
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.text import printable
 
+CANARY_DAYS, CANARY_ROWS = 60, 20_000
+"""Default of `rollout.max_days`, and rows in that time below which a canary usually ends without a verdict."""
+FEEDBACK = (
+    "can an answer change what is observed later, as an offer or a credit limit does? false: a shadow on the same rows decides; "
+    "true: a new version must answer a part of the rows, of which there are few here"
+)
 FEW_ROWS = 2500
 """History rows below which the default `training.min_rows` of 1,000 could refuse a first model."""
 STAND_INS: dict[tuple[str, ...], Any] = {
@@ -28,6 +34,7 @@ STAND_INS: dict[tuple[str, ...], Any] = {
     ("purpose",): "A back-test before anyone has answered.",
     ("risk",): "low",
     ("columns", "label_delay_hours"): 0,
+    ("rollout", "feedback"): True,
     ("budget", "value_usd_per_metric_unit_per_day"): None,
 }
 """What the back-test assumes for questions that are still open."""
@@ -41,6 +48,8 @@ class People:
     purpose: str | None = None
     risk: str | None = None
     value_usd: float | None = None
+    feedback: bool | None = None
+    """Whether an answer can change what is observed later; asked where `few_for_canary`."""
 
 
 def write_draft(path: Path, text: str) -> None:
@@ -168,6 +177,15 @@ def is_recorded(division: Division, now: datetime) -> bool:
     return division.end + 2 * window < now
 
 
+def few_for_canary(proposal: Proposal) -> bool:
+    """Whether too few rows come for two versions to be compared on different ones."""
+    found = proposal.division
+    if found is None:
+        return False
+    days = (found.end - found.start).total_seconds() / 86400
+    return found.rows_per_window * found.windows * CANARY_DAYS / days < CANARY_ROWS
+
+
 def _rest(proposal: Proposal, people: People) -> Iterator[str]:
     if proposal.calendar:
         rules = {name: {"on_failure": "warn"} for name in proposal.calendar}
@@ -181,6 +199,9 @@ def _rest(proposal: Proposal, people: People) -> Iterator[str]:
             yield f"training: {{min_rows: {max(10, history // 3)}}}  # the history has about {history:,} rows"
         days = (found.history_until - found.start).total_seconds() / 86400
         yield from _holdout(days, history, days / max(1, share * found.windows))
+    if few_for_canary(proposal):
+        answer = _flow(QUESTION if people.feedback is None else people.feedback)
+        yield f"rollout: {{feedback: {answer}}}  # {FEEDBACK}"
     unit = proposal.metric or "metric"
     yield "budget:"
     yield _line(

@@ -43,8 +43,8 @@ def ask_about_table(
     return proposal
 
 
-def ask_people(people: People, metric: str | None, console: Console) -> People:
-    """Ask for what no table says."""
+def ask_people(people: People, metric: str | None, asks_feedback: bool, console: Console) -> People:
+    """Ask for what no table says; about feedback only where it matters."""
 
     def ask(text: str, default: str) -> str | None:
         return Prompt.ask(text, console=console, default=default) or None
@@ -59,6 +59,9 @@ def ask_people(people: People, metric: str | None, console: Console) -> People:
         people.value_usd
         if people.value_usd is not None
         else _number(f"What is one unit of {metric or 'the metric'} more worth a day, in $?", console),
+        _yes_or_no("Can an answer change what is observed later, as an offer does?", console)
+        if asks_feedback
+        else None,
     )
 
 
@@ -99,6 +102,18 @@ def _number(wanted: str, console: Console) -> float | None:
             return (float(text),) if text else ()
         except ValueError:
             return "expected a number; leave it empty if nobody knows yet"
+
+    found = _until_valid(wanted, read, console)
+    return found[0] if found else None
+
+
+def _yes_or_no(wanted: str, console: Console) -> bool | None:
+    known = {"yes": True, "y": True, "no": False, "n": False}
+
+    def read(text: str) -> tuple[bool, ...] | str:
+        if not text.strip():
+            return ()
+        return (known[text.strip().lower()],) if text.strip().lower() in known else "expected yes or no"
 
     found = _until_valid(wanted, read, console)
     return found[0] if found else None

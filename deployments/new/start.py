@@ -16,7 +16,7 @@ from deployments.config.folders import DEPLOYMENTS, FLEET, model_folders
 from deployments.config.loading import load_model_config
 from deployments.config.messages import open_questions
 from deployments.config.model import ModelConfig
-from deployments.new.draft import People, completed, draft, is_recorded, write_draft
+from deployments.new.draft import People, completed, draft, few_for_canary, is_recorded, write_draft
 from deployments.new.questions import ask_about_table, ask_people
 from deployments.new.trial import Trial, run_trial
 from tasks.adapters.inspection.columns import share_of_rows
@@ -56,7 +56,7 @@ def start(request: NewModel, console: Console, now: datetime) -> int:
         proposal, people = propose(request.name, table, columns, request.answers), request.people
     else:
         proposal = ask_about_table(request.name, table, columns, request.answers, console)
-        people = ask_people(request.people, proposal.metric, console)
+        people = ask_people(request.people, proposal.metric, few_for_canary(proposal), console)
     text = draft(proposal, people, path.parent, now)
     write_draft(path, text)
     console.print(f"wrote {path}", markup=False, soft_wrap=True)

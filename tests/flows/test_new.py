@@ -20,7 +20,7 @@ from deployments.reference import HERE
 from tasks.policy.records.errors import ModelConfigError
 from tests.support import unknown_tables
 
-PEOPLE = {"owner", "purpose", "risk", "budget.value_usd_per_metric_unit_per_day"}
+PEOPLE = {"rollout.feedback", "owner", "purpose", "risk", "budget.value_usd_per_metric_unit_per_day"}
 LIMIT_S = 300
 
 
@@ -97,10 +97,10 @@ def test_weekly_customers_as_documented(empty_folder, workspace):
 def test_hourly_load_with_answers(empty_folder, workspace):
     """The load is known at once, which the table cannot show: the one question about it; people answer the rest."""
     unknown_tables.grid_load().to_csv(empty_folder / "rows.csv", index=False)
-    answers = "\n".join(["0", "grid@example.com", "Buy tomorrow's power.", "medium", "250"]) + "\n"
+    answers = "\n".join(["0", "grid@example.com", "Buy tomorrow's power.", "medium", "250", "perhaps", "no"]) + "\n"
     code, output = run("new", "load_forecast", "--data", "rows.csv", answers=answers)
     assert code == 0, output
-    assert output.count("(empty: decide later)") == 2  # the delay, and the value
+    assert output.count("(empty: decide later)") == 4  # the delay, the value, and feedback twice
     config = load_model_config(empty_folder / "load_forecast.yaml")
     assert (config.columns.time, config.columns.label, config.task) == ("hour", "load_mw", "regression")
     assert set(config.columns.id_columns) == {"substation", "hour"}
@@ -109,6 +109,7 @@ def test_hourly_load_with_answers(empty_folder, workspace):
         "medium",
         250,
     )
+    assert "expected yes or no" in output and config.rollout.feedback is False
     assert "temperature: -999" in output
     assert config.columns.label_delay_hours == 0
     has_page(output, workspace, "load_forecast")
@@ -257,7 +258,10 @@ def test_a_question_mark_may_mean_a_missing_value(empty_folder):
     from deployments.new.draft import People, draft  # heavy
 
     text = draft(
-        guessed(empty_folder), People("a@b.c", "Route.", "low", 1.0), empty_folder, datetime(2026, 1, 1, tzinfo=UTC)
+        guessed(empty_folder),
+        People("a@b.c", "Route.", "low", 1.0, False),
+        empty_folder,
+        datetime(2026, 1, 1, tzinfo=UTC),
     )
     content = yaml.safe_load(text)
     content["source"] |= {"kind": "csv", "options": {"null_values": "?"}}
