@@ -101,7 +101,9 @@ def test_registry_outage_never_shows_the_password(workspace: Path, monkeypatch: 
     logged(RegistryError, lambda: version_files.attribution(version))
 
 
-@pytest.mark.parametrize(("status", "message"), [(404, "not found"), (403, "cannot be fetched")])
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "not found"), (403, "access is denied"), (503, "cannot be fetched")]
+)
 def test_a_refused_download_shows_neither_log_in_nor_signature(status: int, message: str) -> None:
     with refusing(status) as address:
         signed = source("parquet", f"{address}/rows.parquet?sig=SIGSECRET")
