@@ -59,8 +59,10 @@ class CodedCatBoost:
     def predict_proba(self, matrix: Matrix) -> Floats:
         return np.asarray(self.model.predict_proba(self.table(matrix), thread_count=self.threads), float)
 
-    def table(self, matrix: Matrix) -> pd.DataFrame:
-        """Return the matrix with integers for codes; its columns are named as those of the model."""
+    def table(self, matrix: Matrix) -> pd.DataFrame | Matrix:
+        """Return the matrix with integers for codes, and its columns named as those of the model; as it is without any."""
+        if not self.categorical:
+            return matrix  # which a pipeline of the user's may have made sparse
         names = self.model.feature_names_ if self.model.is_fitted() else map(str, range(matrix.shape[1]))
         columns = [_codes(column) if place in self.categorical else column for place, column in enumerate(matrix.T)]
         return pd.concat([pd.Series(column, copy=False) for column in columns], axis=1, keys=list(names))
@@ -69,7 +71,7 @@ class CodedCatBoost:
 class CatBoostLibrary(BoostingLibrary):
     """CatBoost with native categories; it writes no folder beside the process."""
 
-    package, file = "catboost", "model.cbm"
+    package, file, refused_in_names = "catboost", "model.cbm", ""
 
     def owns(self, kind: type) -> bool:
         return issubclass(kind, CodedCatBoost) or super().owns(kind)

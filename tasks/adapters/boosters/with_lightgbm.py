@@ -4,7 +4,6 @@ LightGBM takes any of several names for a parameter (`num_iterations`, `n_estima
 class knows under a name of its own are given to it under that one, so no setting is made twice.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,8 +20,6 @@ from tasks.adapters.boosters.library import (
 )
 
 WITHOUT_EARLY_STOPPING = ("dart", "rf", "random_forest")
-REFUSED_IN_NAMES = r"[\s\",:\[\]{}]"
-"""Characters that LightGBM's text format gives a meaning (`LGBM_DatasetSetFeatureNames`)."""
 
 
 class StoredLightGBM:
@@ -43,7 +40,7 @@ class StoredLightGBM:
 class LightGBMLibrary(BoostingLibrary):
     """LightGBM with native categories; its result depends on rows, seed and threads only."""
 
-    package, file = "lightgbm", "model.lightgbm.txt"
+    package, file, refused_in_names = "lightgbm", "model.lightgbm.txt", '[]{}":,'
 
     def owns(self, kind: type) -> bool:
         return issubclass(kind, StoredLightGBM) or super().owns(kind)
@@ -80,9 +77,8 @@ class LightGBMLibrary(BoostingLibrary):
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         booster = estimator.model if isinstance(estimator, StoredLightGBM) else estimator.booster_
         text = booster.model_to_string()
-        if names and not any(
-            re.search(REFUSED_IN_NAMES, name) for name in names
-        ):  # it was fitted on a matrix, without names
+        if names and not any(sign in self.refused_in_names or sign.isspace() for sign in "".join(names)):
+            # it was fitted on a matrix, without names; its format separates them by blanks
             before, after = (f"\nfeature_names={' '.join(each)}\n" for each in (booster.feature_name(), names))
             text = text.replace(before, after, 1)
         return text.encode()

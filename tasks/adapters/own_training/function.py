@@ -67,7 +67,9 @@ def _as_fitted(raw: RawEncoding, model: Any) -> RawEncoding:
 
 def _check_predictions(config: ModelConfig, scorer: Scorer, rows: pa.Table) -> None:
     """Raise EstimatorError unless the model predicts rows of the features, in the shape of the task."""
-    fit_so = "fit it to rows[list(config.columns.features.names)]"
+    fit_so = (
+        "fit it to rows[list(config.columns.features.names)], or to_numpy() of these if a library refuses their names"
+    )
     try:
         predicted = scorer.predict(rows)
     except PerennialError:
