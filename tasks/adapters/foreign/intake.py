@@ -21,7 +21,7 @@ from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_class
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.policy.comparison.predictions import prediction_fault
-from tasks.policy.records.errors import FeatureError, ForeignModelError
+from tasks.policy.records.errors import FeatureError, ForeignModelError, ModelRaised
 
 CHECKED_ROWS = 200
 """Rows that a model must predict before it is taken in."""
@@ -152,7 +152,10 @@ def _check_predictions(scorer: ForeignScorer, rows: pa.Table) -> None:
 
 
 def _accepts_nulls(scorer: ForeignScorer, rows: pa.Table) -> bool:
-    """Whether it gives a finite prediction for rows with a null in every feature, and with one in each."""
+    """Whether it gives a finite prediction for rows with a null in every feature, and with one in each.
+
+    An exception of the model means no. Raises ForeignModelError if it reaches a limit, or its process ends.
+    """
     some = rows.slice(0, len(scorer.encoding.names) + 1)
     columns = {}
     for place, name in enumerate(scorer.encoding.names):
@@ -162,6 +165,14 @@ def _accepts_nulls(scorer: ForeignScorer, rows: pa.Table) -> bool:
     try:
         predicted = scorer.predict(pa.table(columns))
     except Exception as error:  # noqa: BLE001 as above
+        cause = error.__cause__
+        if isinstance(error, MemoryError) or (
+            isinstance(cause, ForeignModelError) and not isinstance(cause, ModelRaised)
+        ):
+            raise ForeignModelError(
+                f"given rows with nulls, {str(error) or 'it runs out of memory'}; fill nulls inside the model, such as by a "
+                "SimpleImputer in its pipeline, or let it raise an exception for them"
+            ) from None
         first = (str(error).strip().splitlines() or [""])[0][:300]
         logging.getLogger(__name__).warning(
             "it is taken to accept no nulls, as it failed on them (%s: %s)", type(error).__name__, first

@@ -113,6 +113,10 @@ class ForeignModelError(PerennialError):
     """A model that was trained elsewhere cannot be taken in or does not answer; the message names what does not fit."""
 
 
+class ModelRaised(ForeignModelError):
+    """A model that was trained elsewhere, in its own process, raised an exception for the rows that it was given."""
+
+
 class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
 
