@@ -20,8 +20,8 @@ from tasks.adapters.boosters.with_catboost import LOG_LINK_LOSSES
 from tasks.adapters.foreign.sandbox import Sandbox
 from tasks.adapters.models.files import TRUSTED_PACKAGES, Floats
 from tasks.adapters.models.resources import threads
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.errors import ForeignModelError
+from tasks.policy.records.text import reason_of
 
 UNSAFE_PARTS = frozenset(
     {"testing", "tests", "f2py", "distutils", "ctypeslib", "externals", "conftest", "_pytesttester"}

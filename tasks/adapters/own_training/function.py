@@ -12,13 +12,14 @@ from tasks.adapters.boosters.known import library_of
 from tasks.adapters.foreign import class_order
 from tasks.adapters.models import eligibility, files
 from tasks.adapters.models.encoding import RawEncoding, category_texts, fitted_encoder, raw_encoding
-from tasks.adapters.models.estimators import Fitted, as_estimator_error, first_line, in_order
+from tasks.adapters.models.estimators import Fitted, as_estimator_error, in_order
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.adapters.own_training.imports import imported
 from tasks.adapters.own_training.snapshot_files import training_rows
 from tasks.policy.comparison.predictions import prediction_fault
 from tasks.policy.records.errors import EstimatorError, ModelFileError, PerennialError
+from tasks.policy.records.text import raised
 
 CHECKED_ROWS = 200
 """Rows that a model must predict before it is taken in."""
@@ -77,7 +78,7 @@ def _check_predictions(config: ModelConfig, scorer: Scorer, rows: pa.Table) -> N
     except Exception as error:
         raise EstimatorError(
             f"{_place(config)}, which returned a {type(scorer.estimator).__name__} that cannot predict rows of the features "
-            f"({type(error).__name__}: {first_line(error)}); {fit_so}"
+            f"({raised(error)}); {fit_so}"
         ) from error
     if fault := prediction_fault(predicted, len(rows), scorer.task):
         raise EstimatorError(

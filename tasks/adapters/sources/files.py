@@ -33,9 +33,9 @@ from tasks.adapters.sources.csv_files import empty_is_missing
 from tasks.adapters.sources.file_dataset import compares_alike, file_format, open_files
 from tasks.adapters.sources.limits import check_file, local_path, opened_response
 from tasks.adapters.storage.aws_profile import keys, storage_options
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceError, SourceUnreachable
+from tasks.policy.records.text import reason_of
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0

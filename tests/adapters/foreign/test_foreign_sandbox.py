@@ -399,7 +399,7 @@ def test_model_that_reaches_a_limit_for_nulls_is_refused(behaviour, message, tmp
 def test_model_that_raises_for_nulls_accepts_none(tmp_path, team, caplog):
     assert not take(stored(tmp_path, team("nulls: a KeyError"), "m.joblib")).inputs.accepts_nulls
     assert (
-        "taken to accept no nulls, as it failed on them (RuntimeError: the model raised KeyError: 'a KeyError')"
+        "taken to accept no nulls, as it raised RuntimeError: the model raised KeyError: 'a KeyError' for them"
         in caplog.text
     )
     assert take(stored(tmp_path, team("none"), "m.joblib")).inputs.accepts_nulls
