@@ -18,8 +18,14 @@ from tasks.adapters.boosters.library import (
     Target,
     import_extra,
 )
+from tasks.policy.records.errors import ModelFileError
 
 WITHOUT_EARLY_STOPPING = ("dart", "rf", "random_forest")
+
+
+def objective_of(booster: Any) -> str:
+    """Return the name of the objective that a booster was trained with; empty for one of the user's own."""
+    return str(booster.dump_model(num_iteration=1).get("objective", "")).split(" ")[0]
 
 
 class StoredLightGBM:
@@ -84,7 +90,13 @@ class LightGBMLibrary(BoostingLibrary):
         return text.encode()
 
     def load(self, content: bytes, task: str, threads: int) -> StoredLightGBM:
-        return StoredLightGBM(import_extra(self.package).Booster(model_str=content.decode()), threads)
+        booster = import_extra(self.package).Booster(model_str=content.decode())
+        if task != "regression" and not objective_of(booster):
+            raise ModelFileError(
+                "LightGBM was trained with an objective of your own, which its file does not hold, so its scores are no "
+                "probabilities; expected one of LightGBM's"
+            )
+        return StoredLightGBM(booster, threads)
 
     def rounds(self, estimator: Any) -> int:
         return int(estimator.model.current_iteration())

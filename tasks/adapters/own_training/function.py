@@ -108,7 +108,10 @@ def _scorer(config: ModelConfig, model: Any, raw: RawEncoding) -> Scorer:
                 f"{_place(config)}, which returned a CatBoost model, expected XGBoost, LightGBM or scikit-learn; train "
                 "CatBoost by training.estimator, or by training.command, which saves it as a cbm file"
             )
-        estimator = library.load(library.dump(estimator, ()), config.task, threads())
+        try:
+            estimator = library.load(library.dump(estimator, ()), config.task, threads())
+        except ModelFileError as error:
+            raise EstimatorError(f"{_place(config)}: {error}") from None
     encoding = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
     pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
     return Scorer(pipeline, encoding, config.task, ())
