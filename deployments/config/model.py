@@ -35,7 +35,7 @@ from tasks.policy.governance.access import AccessPolicy
 from tasks.policy.governance.binding import FileBinding
 from tasks.policy.monitoring.diagnosis import DiagnosisLimits
 from tasks.policy.records.base import MODEL_NAME, Settings, Window, WindowGrid, digest
-from tasks.policy.records.errors import ModelConfigError
+from tasks.policy.records.errors import ModelConfigError, NoModels
 from tasks.policy.rollout.stages import RolloutPolicy
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 from tasks.policy.rollout.versions import RegistryRules
@@ -415,6 +415,14 @@ def available_models() -> tuple[str, ...]:
     return tuple(sorted(files - {FLEET}))
 
 
+def require_models() -> tuple[str, ...]:
+    """Return the names of the models. Raises NoModels if there are none."""
+    names = available_models()
+    if not names:
+        raise NoModels(f"{model_folders()[-1]}: holds no model's file, expected at least one; see perennial new --help")
+    return names
+
+
 def model_path(name_or_path: str | Path) -> Path:
     """Return a model's YAML file, given its name in a models' folder or a path. Raises ModelConfigError if missing."""
     path = Path(name_or_path)
@@ -422,8 +430,9 @@ def model_path(name_or_path: str | Path) -> Path:
     for candidate in [folder / f"{name_or_path}.yaml" for folder in model_folders()] if named else [path]:
         if candidate.is_file():
             return candidate.resolve()
-    near = difflib.get_close_matches(str(name_or_path), available_models(), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the models here are {', '.join(available_models())}."
+    known = available_models()
+    near = difflib.get_close_matches(str(name_or_path), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the models here are {', '.join(known) or 'none'}."
     raise ModelConfigError(
         f"{name_or_path}: no such model; expected a name under deployments/ or the path of a YAML file; {hint}"
     )

@@ -16,6 +16,10 @@ class ModelConfigError(PerennialError, ValueError):
     """A model's YAML file is missing, unreadable or contains a value that is not accepted."""
 
 
+class NoModels(ModelConfigError):
+    """The models' folder holds no model's file."""
+
+
 class EstimatorError(PerennialError):
     """The YAML names an estimator or a parameter that cannot be used."""
 
