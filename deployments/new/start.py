@@ -57,6 +57,9 @@ def start(request: NewModel, console: Console, now: datetime) -> int:
     else:
         proposal = ask_about_table(request.name, table, columns, request.answers, console)
         people = ask_people(request.people, proposal.metric, console)
+    unfit = misfit(request.answers.but(label=proposal.label.value), columns)
+    if unfit:
+        raise ModelConfigError(f"{unfit[0]} is {unfit[1]}; or name another column with --{unfit[0]}")
     text = draft(proposal, people, path.parent, now)
     write_draft(path, text)
     console.print(f"wrote {path}", markup=False, soft_wrap=True)
