@@ -110,6 +110,8 @@ def refusal(address: str, folder: Path) -> str:
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.parquet?version=2"])
 def test_a_file_of_a_web_server(name, site, empty_folder):
     is_written_and_passes(f"{site}/{name}", empty_folder)
+    text = (empty_folder / "refunds.yaml").read_text(encoding="utf-8")
+    assert ("# the address may hold a key, so keep this file private" in text) == ("?" in name)
 
 
 @pytest.mark.parametrize(
