@@ -8,11 +8,11 @@ from pathlib import Path
 
 from deployments.config.description import describe, describe_adopted
 from deployments.config.fleet import load_fleet_config
-from deployments.config.folders import available_models, model_folders
+from deployments.config.folders import model_folders, require_models
 from deployments.config.loading import load_named_model
 from deployments.config.model import ModelConfig
 from tasks.adapters.storage.workspace import HOME
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import NoModels, PerennialError
 from tasks.policy.rollout.versions import FOREIGN
 from tasks.record.history import recorded_champion
 from tasks.training.readiness import check_training, describe_data, lint_data
@@ -56,12 +56,11 @@ def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
     A source function is imported, and the estimator is fitted on a few generated rows. With `data`, the rows are read as
     well: the latest ones are described, and problems in all of them are reported. A folder without models is an error.
     """
-    names = paths or available_models()
-    if not names:
-        folder = str(model_folders()[-1])
-        yield CheckedFile(
-            folder, error=f"{folder}: holds no model's file, expected at least one; see perennial new --help"
-        )
+    try:
+        names = paths or require_models()
+    except NoModels as error:
+        names = ()
+        yield CheckedFile(str(model_folders()[-1]), error=str(error))
     for path in names:
         try:
             config = load_named_model(path)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from deployments.cli.demo import replay_progress
 from deployments.cli.output import progress, refuse
-from deployments.config.folders import available_models
+from deployments.config.folders import available_models, model_folders
 from deployments.config.loading import load_model_config
 from flows.parameters import own_server, wall_clock
 from tasks.adapters import reports
@@ -31,6 +31,7 @@ PIPED_COLUMNS = 120
 def run_flow(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
     """Return the flow's result. Exits with 1 if the flow refuses, with 2 if a parameter is invalid."""
     try:
+        model_folders()  # a wrong PERENNIAL_MODELS is refused before a server starts
         with own_server(), _shown_progress(flow.name, parameters):
             return flow(**parameters)
     except PerennialError as error:

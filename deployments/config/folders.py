@@ -4,7 +4,7 @@ import difflib
 import os
 from pathlib import Path
 
-from tasks.policy.records.errors import ModelConfigError
+from tasks.policy.records.errors import ModelConfigError, NoModels
 
 DEPLOYMENTS = Path(__file__).parent.parent
 DEMO_MODELS = ("air_time", "flight_delay")
@@ -40,6 +40,14 @@ def available_models() -> tuple[str, ...]:
     return tuple(sorted(files - {FLEET}))
 
 
+def require_models() -> tuple[str, ...]:
+    """Return the names of the models. Raises NoModels if there are none."""
+    names = available_models()
+    if not names:
+        raise NoModels(f"{model_folders()[-1]}: holds no model's file, expected at least one; see perennial new --help")
+    return names
+
+
 def model_path(name_or_path: str | Path) -> Path:
     """Return a model's YAML file, given its name in a models' folder or a path. Raises ModelConfigError if missing."""
     path = Path(name_or_path)
@@ -47,8 +55,9 @@ def model_path(name_or_path: str | Path) -> Path:
     for candidate in [folder / f"{name_or_path}.yaml" for folder in model_folders()] if named else [path]:
         if candidate.is_file():
             return candidate.resolve()
-    near = difflib.get_close_matches(str(name_or_path), available_models(), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the models here are {', '.join(available_models())}."
+    known = available_models()
+    near = difflib.get_close_matches(str(name_or_path), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the models here are {', '.join(known) or 'none'}."
     raise ModelConfigError(
         f"{name_or_path}: no such model; expected a name under deployments/ or the path of a YAML file; {hint}"
     )

@@ -16,7 +16,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from deployments.config.folders import model_folders
+from deployments.config.folders import model_folders, require_models
 from deployments.local.credentials import Credentials, made_credentials, read_credentials
 from deployments.local.instance_lock import PATIENCE_S, Hold, hold_workspace
 from deployments.local.servers import module, servers_of
@@ -73,7 +73,10 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
     Raises:
         WorkspaceError: The workspace is already served, or a service did not become healthy in time.
         LogInError: The log-in file is unsuitable.
+        ModelConfigError: The models' folder does not exist.
+        NoModels: It holds no model.
     """
+    require_models()
     space, console = workspace(), Console()
     known = read_credentials(credentials) if credentials else None
     stream = Stream(console, width=len("evidently"))

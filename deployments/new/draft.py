@@ -18,6 +18,7 @@ from tasks.adapters.inspection.columns import share_of_rows
 from tasks.adapters.inspection.proposal import Proposal
 from tasks.adapters.inspection.times import HOLDOUT_DAYS, HOLDOUT_ROWS, Division, Guess, holdout_days
 from tasks.adapters.sources import sql
+from tasks.adapters.sources.files import without_credentials
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.text import printable
 
@@ -91,7 +92,7 @@ def _head(proposal: Proposal, people: People, folder: Path) -> Iterator[str]:
         "risk", people.risk, "what a wrong model costs: low, medium or high; high asks a person before each promotion"
     )
     yield _line("task", proposal.task.value, proposal.task.reason)
-    yield f"source: {_flow(source_block(proposal, folder))}{_zone_comment(proposal)}"
+    yield f"source: {_flow(source_block(proposal, folder))}{_source_comment(proposal)}"
 
 
 def source_block(proposal: Proposal, folder: Path) -> dict[str, Any]:
@@ -114,10 +115,14 @@ def _bounded(block: Mapping[str, Any], time: str, is_table: bool) -> str:
     return f"{query} WHERE {column} >= :start AND {column} < :end"
 
 
-def _zone_comment(proposal: Proposal) -> str:
-    if proposal.source_options.get("time_zone") != "UTC":
-        return ""
-    return "  # times have no zone: UTC is assumed; else write its IANA name, such as Europe/Berlin"
+def _source_comment(proposal: Proposal) -> str:
+    notes = []
+    path = str(proposal.table.source.get("path", ""))
+    if without_credentials(path) != path:
+        notes.append("the address may hold a key, so keep this file private")
+    if proposal.source_options.get("time_zone") == "UTC":
+        notes.append("times have no zone: UTC is assumed; else write its IANA name, such as Europe/Berlin")
+    return f"  # {'; '.join(notes)}" if notes else ""
 
 
 def _columns(proposal: Proposal) -> Iterator[str]:

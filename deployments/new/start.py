@@ -23,6 +23,7 @@ from tasks.adapters.inspection.columns import share_of_rows
 from tasks.adapters.inspection.proposal import Answers, Proposal, describe_table, misfit, propose
 from tasks.adapters.inspection.table import TablePlace, read_table
 from tasks.adapters.reports.backtest import FirstLook, policy_columns, policy_rows, write_first_look
+from tasks.adapters.sources.files import without_credentials
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import MODEL_NAME
 from tasks.policy.records.errors import ModelConfigError, PerennialError
@@ -46,7 +47,8 @@ def start(request: NewModel, console: Console, now: datetime) -> int:
     """Write the file and the page. Returns 1 if an open question prevents the back-test. Raises PerennialError."""
     began = perf_counter()
     path = _file(request)
-    console.print(f"looking at {request.place.path or request.place.url_env}", markup=False)
+    place = without_credentials(request.place.path or str(request.place.url_env))
+    console.print(f"looking at {place}", markup=False)
     table = read_table(request.place)
     columns = describe_table(table)
     unfit = misfit(request.answers, columns)
@@ -57,6 +59,9 @@ def start(request: NewModel, console: Console, now: datetime) -> int:
     else:
         proposal = ask_about_table(request.name, table, columns, request.answers, console)
         people = ask_people(request.people, proposal.metric, few_for_canary(proposal), console)
+    unfit = misfit(request.answers.but(label=proposal.label.value), columns)
+    if unfit:
+        raise ModelConfigError(f"{unfit[0]} is {unfit[1]}; or name another column with --{unfit[0]}")
     text = draft(proposal, people, path.parent, now)
     write_draft(path, text)
     console.print(f"wrote {path}", markup=False, soft_wrap=True)

@@ -95,9 +95,9 @@ def promote_adopted(config: ModelConfig, version: ModelVersion, validation: Vali
         f"alias champion was on version {other}, which Perennial did not set; it now names the checked copy, version"
     )
     taken_over = (f"{moved} {version.version}",) if other else ()
+    promotion = _serve(config, version, None, (f"adopted from {source}", *taken_over, *validation.reasons))
     if taken_over:
         get_run_logger().warning("adoption: %s", taken_over[0])
-    promotion = _serve(config, version, None, (f"adopted from {source}", *taken_over, *validation.reasons))
     if validation.verdict == "warn":
         get_run_logger().warning("adoption: version %s is champion: %s", version.version, validation.reasons[0])
     get_run_logger().info("adoption: version %s is champion; %s", version.version, validation.reasons[-1])

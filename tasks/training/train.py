@@ -14,7 +14,6 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
-from tasks.adapters.storage.redaction import without_secrets
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import ForeignModelError, TrainingRefused
@@ -22,6 +21,7 @@ from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
+from tasks.policy.records.text import without_secrets
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.models.estimators import Fitted

@@ -19,11 +19,13 @@ from deployments.apply.definitions import INDEX
 from deployments.cli import app, main
 from deployments.cli.flows import FLOWS
 from deployments.cli.output import model_names
+from deployments.config.loading import load_model_config
 from deployments.new.start import default_folder
 from flows.promote import promote
 from flows.retrain import retrain
 from tasks.adapters import ledger
 from tasks.policy.records.base import utc
+from tasks.policy.records.errors import ModelConfigError
 from tests.support.small_model import write_model
 
 FIRST = utc("2024-01-21")
@@ -240,7 +242,11 @@ def test_a_models_folder_that_does_not_exist_is_refused(tmp_path, monkeypatch, c
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path / "modles"))
     path = write_model(tmp_path / "models")
     fault = f"PERENNIAL_MODELS names {tmp_path / 'modles'}, expected an existing folder"
-    for words in (["check"], ["check", path], ["check", "small"], ["apply", "--dry-run"], ["serve"]):
+    monkeypatch.setattr("prefect.server.api.server.SubprocessASGIServer.start", None)  # none is started
+    for words in (
+        ["check"], ["check", path], ["check", "small"], ["apply", "--dry-run"], ["serve"], ["fleet"], ["fleet", "--json"],
+        ["run", "fleet"], ["run", "monitor", "--model", "small"], ["run", "score", "--model", path],
+    ):  # fmt: skip
         assert main(words) in (1, 2), words
         shown = capsys.readouterr()
         assert fault in shown.err and "Traceback" not in shown.err, words
@@ -248,10 +254,17 @@ def test_a_models_folder_that_does_not_exist_is_refused(tmp_path, monkeypatch, c
     assert default_folder() == tmp_path / "modles", "perennial new creates it"
 
 
-def test_check_without_a_model_exits_with_1(tmp_path, monkeypatch, capsys):
+def test_check_and_serve_without_a_model_are_refused(tmp_path, workspace, monkeypatch, capsys):
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
-    assert main(["check"]) == 1
-    assert f"{tmp_path}: holds no model's file, expected at least one" in capsys.readouterr().err
+    for words in (["check"], ["check", "--json"], ["serve"], ["serve", "--no-login"]):
+        assert main(words) in (1, 2), words
+        shown = capsys.readouterr()
+        assert f"{tmp_path}: holds no model's file, expected at least one" in (
+            shown.out if "--json" in words else shown.err
+        )
+    assert not workspace.exists() or not any(workspace.iterdir()), "no service was started"
+    with pytest.raises(ModelConfigError, match=r"small: no such model; .*; the models here are none\."):
+        load_model_config("small")
     path = Path(write_model(tmp_path))
     assert main(["check"]) == 0
     assert path.is_file() and "small: " in capsys.readouterr().out

@@ -25,7 +25,7 @@ from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
-from tasks.policy.records.errors import AccessRefused, AdoptionRefused, ForeignModelError, TooEarly
+from tasks.policy.records.errors import AccessRefused, AdoptionRefused, ForeignModelError, MoveFailed, TooEarly
 from tasks.policy.records.evidence import Promotion
 from tasks.policy.rollout.versions import registered
 from tests.support.ways_in import example
@@ -194,6 +194,35 @@ def test_interrupted_adoption_is_completed_only_with_the_same_model(model, monke
     assert adopted(model).champion == "1"
 
 
+@pytest.mark.parametrize("stage", ["validate_challenger", "publish_promotion"])
+def test_alias_that_moved_since_an_interruption_is_not_taken_over(stage, model, monkeypatch):
+    """Interrupted before it moved the alias, or after: another team has set it on a version of its own meanwhile.
+
+    Where the file lets moves be recorded, it is completed in the first case; in the second, a new decision is asked for.
+    """
+    with monkeypatch.context() as patch:
+        patch.setattr(f"flows.adopt.{stage}", interrupted)
+        with pytest.raises(InterruptedError):
+            adopted(model, decision_id="interrupted")
+    assert alias_of_the_other_team(model) == "2"
+    with pytest.raises(AdoptionRefused, match="is on version 2, which Perennial did not set"):
+        adopted(model, decision_id="interrupted")
+    path = Path(model)
+    path.write_text(path.read_text(encoding="utf-8") + "registry: {outside_moves: record}\n", encoding="utf-8")
+    decision_id = "interrupted"
+    if stage == "publish_promotion":
+        with pytest.raises(MoveFailed, match=r"moved by someone else .*'champion': '2'.*; nothing was changed"):
+            adopted(model, decision_id=decision_id)
+        decision_id = "decided-again"
+    assert registry.aliases("churn") == {"champion": "2"}
+    found = adopted(model, decision_id=decision_id)
+    assert (found.champion, found.previous) == ("1" if decision_id == "interrupted" else "3", None)
+    assert any("alias champion was on version 2, which Perennial did not set" in reason for reason in found.reasons)
+    assert registry.aliases("churn") == {"champion": found.champion}
+    assert adopted(model, decision_id=decision_id) == found
+    assert score(model, until=at(22)).model_version == found.champion
+
+
 def test_present_model_is_adopted_by_another_decision(model, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("flows.adopt.validate_challenger", interrupted)
@@ -256,7 +285,8 @@ def alias_of_the_other_team(model: str) -> str:
         own, str(folder), pip_requirements=[], serialization_format="skops", skops_trusted_types=[]
     )
     client = registry.client()
-    client.create_registered_model("churn")
+    if not client.search_registered_models("name = 'churn'"):
+        client.create_registered_model("churn")
     number = str(client.create_model_version("churn", str(folder)).version)
     client.set_registered_model_alias("churn", "champion", number)
     return number

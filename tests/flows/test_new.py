@@ -189,6 +189,12 @@ def test_wrong_requests_are_refused(words, message, empty_folder):
         (["--label", "team", "--id", "team"], "--id is 'team', which is the label, expected columns that are known"),
         (["--label", "team", "--id", "ticket_no,team"], "--id is 'team', which is the label"),
         (["--label", "opened_at", "--time", "opened_at"], "--label is 'opened_at', which is the time"),
+        (
+            ["--label", "channel", "--task", "binary"],
+            "--label is 'channel', which has 3 values (chat, mail, phone), expected 2",
+        ),
+        (["--label", "words", "--task", "binary"], "expected 2 for --task binary; choose multiclass or regression"),
+        (["--task", "binary"], "label is 'team', which has 3 values (billing, network, shipping)"),
         (["--label", "team", "--task", "regression"], "--label is 'team', which holds text, expected numbers"),
     ],
 )
@@ -202,6 +208,28 @@ def test_columns_that_cannot_have_their_role_are_refused(words, message, empty_f
     assert message in " ".join(output.split())
     assert "Traceback" not in output
     assert not list(empty_folder.glob("*.yaml"))
+
+
+def test_a_binary_label_may_have_other_spellings_and_words_for_missing(empty_folder):
+    table = unknown_tables.tickets(300)
+    table["solved"] = ["yes", "no", "Yes", "NO", "N/A"] * 60
+    table.to_parquet(empty_folder / "t.parquet")
+    code, output = run(
+        "new",
+        "routing",
+        "--data",
+        "t.parquet",
+        "--label",
+        "solved",
+        "--task",
+        "binary",
+        "--window",
+        "300 days",
+        "--yes",
+    )
+    assert code == 2
+    assert "wrote routing.yaml" in output
+    assert yaml.safe_load((empty_folder / "routing.yaml").read_text(encoding="utf-8"))["task"] == "binary"
 
 
 def test_answers_that_cannot_have_their_role_are_asked_again(empty_folder):

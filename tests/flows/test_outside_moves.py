@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from xgboost import XGBClassifier
 
 from deployments.config.loading import load_model_config
 from flows.monitor import monitor
@@ -64,6 +65,47 @@ def theirs(model: str, flavour: str = "skops", rows: pd.DataFrame | None = None)
     number = str(client.create_model_version("churn", f"{run.artifact_uri}/model", run.run_id).version)
     client.set_registered_model_alias("churn", "champion", number)
     return number
+
+
+def logged_by_theirs(flavour: str, rows: pd.DataFrame) -> str:
+    """Register a model by `log_model`, as most teams do, and move the alias champion to it; return its number."""
+    old, numeric = rows[rows["at"] < at(18)], ["tenure", "spend"]
+    uri = registry.client().tracking_uri
+    mlflow.set_tracking_uri(uri)
+    try:
+        mlflow.set_experiment("churn")
+        with mlflow.start_run():
+            if flavour == "xgboost":
+                own = XGBClassifier(n_estimators=20, max_depth=3).fit(old[numeric], old["left"] == "yes")
+                mlflow.xgboost.log_model(
+                    own, name="model", model_format="ubj", registered_model_name="churn", pip_requirements=[]
+                )
+            else:
+                mlflow.sklearn.log_model(
+                    pipeline(old), name="model", serialization_format="skops", registered_model_name="churn",
+                    skops_trusted_types=[], pip_requirements=[],
+                )  # fmt: skip
+    finally:
+        mlflow.set_tracking_uri(None)
+    (found,) = registry.client().search_model_versions(
+        "name = 'churn'", order_by=["version_number DESC"], max_results=1
+    )
+    assert found.source.startswith("models:/m-"), "MLflow's id of the logged model, and no folder"
+    registry.client().set_registered_model_alias("churn", "champion", found.version)
+    return str(found.version)
+
+
+@pytest.mark.parametrize("flavour", ["sklearn", "xgboost"])
+def test_version_that_log_model_registered_is_taken_in(flavour, model, monkeypatch):
+    """Its source is MLflow's id of a logged model, which MLflow itself would look up in its global store."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):  # which `set_tracking_uri` and `set_experiment` set
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assert logged_by_theirs(flavour, customers()) == "2"
+    assert score(model, until=at(24)).model_version == "3"
+    assert registry.aliases("churn") == {"champion": "3", "previous": "1"}
+    tags = dict(registry.version("churn", "champion").tags)
+    assert (tags["original_version"], tags["original_format"]) == ("churn 2", f"MLflow {flavour}")
 
 
 def refusing(model: str) -> str:

@@ -46,10 +46,14 @@ class Setup:
 
 
 class BoostingLibrary(ABC):
-    """One gradient boosting library. `package` is its import name, `file` the name of its model file."""
+    """One gradient boosting library. `package` is its import name, `file` the name of its model file.
+
+    `refused_in_names` are the signs for which it refuses a data frame's column. Perennial's own estimators read matrices.
+    """
 
     package: ClassVar[str]
     file: ClassVar[str]
+    refused_in_names: ClassVar[str]
 
     def owns(self, kind: type) -> bool:
         """Return whether a class, or a class that it derives from, is this library's."""

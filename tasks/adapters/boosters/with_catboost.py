@@ -32,10 +32,14 @@ SYNONYMS = {
 }  # fmt: skip
 """CatBoost's names for parameters that it also takes under another one, but not under both."""
 LOG_LINK_LOSSES = ("Poisson", "Tweedie", "LogLinQuantile")
-"""Losses of the logarithm: a prediction in the label's unit is the exponent of the formula's value."""
 VERBOSITY = ("verbose", "silent", "verbose_eval", "logging_level")
 DIFFERENT_EACH_TIME = ("model_guid", "train_finish_time")
 """Entries of a model's metadata that would make two equal fits two files."""
+
+
+def has_log_link(loss: str) -> bool:
+    """Whether a prediction in the label's unit is the exponent of the formula's value, for a loss such as Poisson."""
+    return loss.split(":")[0] in LOG_LINK_LOSSES
 
 
 class CodedCatBoost:
@@ -52,15 +56,17 @@ class CodedCatBoost:
 
     def predict(self, matrix: Matrix) -> Floats:
         table = self.table(matrix)
-        loss = str(self.model.get_all_params().get("loss_function", "")).split(":")[0]
-        kind = {"prediction_type": "Exponent"} if loss in LOG_LINK_LOSSES else {}  # CatBoost leaves out LogLinQuantile
+        loss = str(self.model.get_all_params().get("loss_function", ""))
+        kind = {"prediction_type": "Exponent"} if has_log_link(loss) else {}  # CatBoost leaves out LogLinQuantile
         return np.asarray(self.model.predict(table, thread_count=self.threads, **kind), float)
 
     def predict_proba(self, matrix: Matrix) -> Floats:
         return np.asarray(self.model.predict_proba(self.table(matrix), thread_count=self.threads), float)
 
-    def table(self, matrix: Matrix) -> pd.DataFrame:
-        """Return the matrix with integers for codes; its columns are named as those of the model."""
+    def table(self, matrix: Matrix) -> pd.DataFrame | Matrix:
+        """Return the matrix with integers for codes, and its columns named as those of the model; as it is without any."""
+        if not self.categorical:
+            return matrix  # which a pipeline of the user's may have made sparse
         names = self.model.feature_names_ if self.model.is_fitted() else map(str, range(matrix.shape[1]))
         columns = [_codes(column) if place in self.categorical else column for place, column in enumerate(matrix.T)]
         return pd.concat([pd.Series(column, copy=False) for column in columns], axis=1, keys=list(names))
@@ -69,7 +75,7 @@ class CodedCatBoost:
 class CatBoostLibrary(BoostingLibrary):
     """CatBoost with native categories; it writes no folder beside the process."""
 
-    package, file = "catboost", "model.cbm"
+    package, file, refused_in_names = "catboost", "model.cbm", ""
 
     def owns(self, kind: type) -> bool:
         return issubclass(kind, CodedCatBoost) or super().owns(kind)
@@ -82,6 +88,8 @@ class CatBoostLibrary(BoostingLibrary):
         ours = _settings(setup)
         if any(name in chosen for name in VERBOSITY):
             del ours["verbose"]
+        if has_log_link(str(chosen.get("loss_function", ""))):  # CatBoost would compare the logarithm with the label
+            ours.pop("eval_metric", None)
         return CodedCatBoost(kind(**ours | chosen), setup.inputs.categorical, setup.threads)
 
     def can_stop_early(self, estimator: Any) -> bool:

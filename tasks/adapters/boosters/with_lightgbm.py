@@ -4,7 +4,6 @@ LightGBM takes any of several names for a parameter (`num_iterations`, `n_estima
 class knows under a name of its own are given to it under that one, so no setting is made twice.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,10 +18,14 @@ from tasks.adapters.boosters.library import (
     Target,
     import_extra,
 )
+from tasks.policy.records.errors import ModelFileError
 
 WITHOUT_EARLY_STOPPING = ("dart", "rf", "random_forest")
-REFUSED_IN_NAMES = r"[\s\",:\[\]{}]"
-"""Characters that LightGBM's text format gives a meaning (`LGBM_DatasetSetFeatureNames`)."""
+
+
+def objective_of(booster: Any) -> str:
+    """Return the name of the objective that a booster was trained with; empty for one of the user's own."""
+    return str(booster.dump_model(num_iteration=1).get("objective", "")).split(" ")[0]
 
 
 class StoredLightGBM:
@@ -43,7 +46,7 @@ class StoredLightGBM:
 class LightGBMLibrary(BoostingLibrary):
     """LightGBM with native categories; its result depends on rows, seed and threads only."""
 
-    package, file = "lightgbm", "model.lightgbm.txt"
+    package, file, refused_in_names = "lightgbm", "model.lightgbm.txt", '[]{}":,'
 
     def owns(self, kind: type) -> bool:
         return issubclass(kind, StoredLightGBM) or super().owns(kind)
@@ -80,15 +83,20 @@ class LightGBMLibrary(BoostingLibrary):
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         booster = estimator.model if isinstance(estimator, StoredLightGBM) else estimator.booster_
         text = booster.model_to_string()
-        if names and not any(
-            re.search(REFUSED_IN_NAMES, name) for name in names
-        ):  # it was fitted on a matrix, without names
+        if names and not any(sign in self.refused_in_names or sign.isspace() for sign in "".join(names)):
+            # it was fitted on a matrix, without names; its format separates them by blanks
             before, after = (f"\nfeature_names={' '.join(each)}\n" for each in (booster.feature_name(), names))
             text = text.replace(before, after, 1)
         return text.encode()
 
     def load(self, content: bytes, task: str, threads: int) -> StoredLightGBM:
-        return StoredLightGBM(import_extra(self.package).Booster(model_str=content.decode()), threads)
+        booster = import_extra(self.package).Booster(model_str=content.decode())
+        if task != "regression" and not objective_of(booster):
+            raise ModelFileError(
+                "LightGBM was trained with an objective of your own, which its file does not hold, so its scores are no "
+                "probabilities; expected one of LightGBM's"
+            )
+        return StoredLightGBM(booster, threads)
 
     def rounds(self, estimator: Any) -> int:
         return int(estimator.model.current_iteration())

@@ -14,7 +14,7 @@ from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, Floa
 class XGBoostLibrary(BoostingLibrary):
     """XGBoost with the histogram method and native categories."""
 
-    package, file = "xgboost", "model.ubj"
+    package, file, refused_in_names = "xgboost", "model.ubj", "[]<"
 
     def accepted(self, kind: Any) -> Iterable[str]:
         return set(kind().get_params())
@@ -96,7 +96,7 @@ def _types(inputs: EncodedInputs) -> list[str] | None:
 
 
 def _names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """XGBoost rejects names with [, ] or <, so if one has any, all are named by position."""
-    if any(sign in name for name in names for sign in "[]<"):
+    """If XGBoost refuses one of the names, all are named by position."""
+    if any(sign in name for name in names for sign in XGBoostLibrary.refused_in_names):
         return tuple(f"feature {index}" for index in range(len(names)))
     return names

@@ -15,9 +15,9 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
 from tasks.adapters.delta.content_hash import ContentHash, column_hashes, combined
-from tasks.adapters.storage.redaction import reason_of
 from tasks.adapters.storage.table_cache import TableCache
 from tasks.policy.records.errors import LakeError
+from tasks.policy.records.text import reason_of
 
 FOOTER = b"perennial"
 ROWS_PER_BATCH = 65_536  # rows in memory of a streaming reader; 64k rows × 35 floats are 18 MB

@@ -31,10 +31,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from tasks.adapters.delta.content_hash import column_hashes, combined
 from tasks.adapters.delta.parquet_file import Footer, LandedParquet, discard, write_parquet
 from tasks.adapters.storage.aws_profile import storage_options
-from tasks.adapters.storage.redaction import reason_of
 from tasks.adapters.storage.workspace import keep_private
 from tasks.policy.records.base import FORMAT, digest, newer_format
 from tasks.policy.records.errors import LakeError, WorkspaceError
+from tasks.policy.records.text import reason_of
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

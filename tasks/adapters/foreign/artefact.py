@@ -23,9 +23,9 @@ from obstore.store import ObjectStore
 
 from tasks.adapters.storage import relocation
 from tasks.adapters.storage.object_store import store_at
-from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.errors import ForeignModelError
+from tasks.policy.records.text import reason_of, without_secrets
 from tasks.policy.rollout.versions import RUNS_CODE
 
 MAX_BYTES = 2 * 2**30

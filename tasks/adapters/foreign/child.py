@@ -122,12 +122,16 @@ def serve(folder: Path, model_format: str, task: str, channel: BinaryIO) -> None
         try:
             answer(channel, {}, predict(model, table.to_pandas(), task))
         except Exception as error:  # noqa: BLE001 whatever the model raises is reported to the parent, which refuses
-            answer(channel, {"error": reason(error)})
+            answer(channel, failure(error))
 
 
-def reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+def failure(error: BaseException) -> dict[str, Any]:
+    """Return an exception as facts: its type and first line, and whether the limit of memory is its cause."""
+    lines, kind = str(error).strip().splitlines(), type(error).__name__
+    return {
+        "error": f"{kind}: {lines[0][:300]}" if lines else kind,
+        "out_of_memory": isinstance(error, MemoryError),
+    }
 
 
 def main(settings: dict[str, Any]) -> None:
@@ -139,7 +143,7 @@ def main(settings: dict[str, Any]) -> None:
     try:
         serve(Path(settings["folder"]), settings["format"], settings["task"], channel)
     except Exception as error:  # noqa: BLE001 as above: loading runs the model's code
-        answer(channel, {"error": reason(error)})
+        answer(channel, failure(error))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from tasks.adapters.foreign.scorer import ForeignScorer, GivenColumns, build
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_classes
 from tasks.adapters.models.estimators import Fitted
-from tasks.adapters.storage.redaction import without_secrets
 from tasks.policy.comparison.predictions import prediction_fault
-from tasks.policy.records.errors import FeatureError, ForeignModelError
+from tasks.policy.records.errors import FeatureError, ForeignModelError, ModelRaised
+from tasks.policy.records.text import raised, without_secrets
 
 CHECKED_ROWS = 200
 """Rows that a model must predict before it is taken in."""
@@ -139,8 +139,7 @@ def _check_predictions(scorer: ForeignScorer, rows: pa.Table) -> None:
     except FeatureError:
         raise
     except Exception as error:  # noqa: BLE001 a model of another team may raise anything
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        raise ForeignModelError(f"it cannot predict rows of this model ({type(error).__name__}: {first})") from None
+        raise ForeignModelError(f"it cannot predict rows of this model ({raised(error)})") from None
     fault = prediction_fault(predicted, len(rows), scorer.task)
     if fault:
         raise ForeignModelError(f"its predictions cannot be used: {fault}")
@@ -152,7 +151,10 @@ def _check_predictions(scorer: ForeignScorer, rows: pa.Table) -> None:
 
 
 def _accepts_nulls(scorer: ForeignScorer, rows: pa.Table) -> bool:
-    """Whether it gives a finite prediction for rows with a null in every feature, and with one in each."""
+    """Whether it gives a finite prediction for rows with a null in every feature, and with one in each.
+
+    An exception of the model means no. Raises ForeignModelError if it reaches a limit, or its process ends.
+    """
     some = rows.slice(0, len(scorer.encoding.names) + 1)
     columns = {}
     for place, name in enumerate(scorer.encoding.names):
@@ -162,10 +164,15 @@ def _accepts_nulls(scorer: ForeignScorer, rows: pa.Table) -> bool:
     try:
         predicted = scorer.predict(pa.table(columns))
     except Exception as error:  # noqa: BLE001 as above
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        logging.getLogger(__name__).warning(
-            "it is taken to accept no nulls, as it failed on them (%s: %s)", type(error).__name__, first
-        )
+        cause = error.__cause__
+        if isinstance(error, MemoryError) or (
+            isinstance(cause, ForeignModelError) and not isinstance(cause, ModelRaised)
+        ):
+            raise ForeignModelError(
+                f"given rows with nulls, {str(error) or 'it runs out of memory'}; fill nulls inside the model, such as by a "
+                "SimpleImputer in its pipeline, or let it raise an exception for them"
+            ) from None
+        logging.getLogger(__name__).warning("it is taken to accept no nulls, as it %s for them", raised(error))
         return False
     return prediction_fault(predicted, len(some), scorer.task) is None
 

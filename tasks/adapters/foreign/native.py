@@ -16,12 +16,13 @@ import pyarrow as pa
 from xgboost import Booster, DMatrix
 from xgboost.core import XGBoostError
 
-from tasks.adapters.boosters.with_catboost import LOG_LINK_LOSSES
+from tasks.adapters.boosters.with_catboost import has_log_link
+from tasks.adapters.boosters.with_lightgbm import objective_of
 from tasks.adapters.foreign.sandbox import Sandbox
 from tasks.adapters.models.files import TRUSTED_PACKAGES, Floats
 from tasks.adapters.models.resources import threads
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.errors import ForeignModelError
+from tasks.policy.records.text import reason_of
 
 UNSAFE_PARTS = frozenset(
     {"testing", "tests", "f2py", "distutils", "ctypeslib", "externals", "conftest", "_pytesttester"}
@@ -130,7 +131,7 @@ class LightGBMModel:
         self._booster = lightgbm.Booster(model_str=content.decode("utf-8"))
         names = self._booster.feature_name()
         self.features = None if names == [f"Column_{place}" for place in range(len(names))] else tuple(names)
-        objective = str(self._booster.dump_model(num_iteration=1).get("objective", "")).split(" ")[0]
+        objective = objective_of(self._booster)
         known = {"binary": "binary", "multiclass": "multiclass", "multiclassova": "multiclass"}
         regressions = {
             "regression",
@@ -210,7 +211,7 @@ def _catboost_prediction(loss: str) -> str:
         raise ForeignModelError(
             f"its loss {loss} gives several values a row, expected one; train it with RMSE or another loss of one value"
         )
-    return "Exponent" if name in LOG_LINK_LOSSES else "RawFormulaVal"
+    return "Exponent" if has_log_link(loss) else "RawFormulaVal"
 
 
 class OnnxModel:

@@ -32,7 +32,7 @@ from tasks.adapters.foreign import child, confine
 from tasks.adapters.models.files import Floats
 from tasks.adapters.models.resources import threads
 from tasks.adapters.storage.workspace import SQLITE, workspace
-from tasks.policy.records.errors import ForeignModelError
+from tasks.policy.records.errors import ForeignModelError, ModelRaised
 
 logger = logging.getLogger(__name__)
 MEMORY_BYTES = 8 * 2**30
@@ -147,7 +147,10 @@ class Sandbox:
             return self._alive().facts
 
     def predict(self, table: pa.Table) -> Floats:
-        """Return the predictions as the model gives them, (n,) or (n, k). Raises ForeignModelError."""
+        """Return the predictions as the model gives them, (n,) or (n, k).
+
+        Raises ModelRaised for an exception of the model, ForeignModelError if its process ended or was ended.
+        """
         with self._lock:
             child = self._alive()
             try:
@@ -179,6 +182,16 @@ class Sandbox:
 
 class _ChildDied(Exception):
     """The child ended before it answered."""
+
+
+def _failure(facts: Mapping[str, Any]) -> ForeignModelError:
+    """Return what the child reported: an exception of the model, or that it reached its limit of memory."""
+    reason = str(facts["error"])[:400]
+    if facts.get("out_of_memory"):
+        return ForeignModelError(
+            f"the model needs more memory than the {MEMORY_BYTES / 2**30:.3g} GiB of its process ({reason}); expected less"
+        )
+    return ModelRaised(f"the model raised {reason}")
 
 
 class _Child:
@@ -219,6 +232,8 @@ class _Child:
             self.facts, _ = self._receive(LOAD_S, "to load the model")
         except _ChildDied as died:
             raise ForeignModelError(f"the model cannot be loaded: its process {died}{self._last_words()}") from None
+        if "error" in self.facts:
+            raise _failure(self.facts)
 
     @property
     def is_alive(self) -> bool:
@@ -231,7 +246,9 @@ class _Child:
         content = sink.getvalue()
         until = time.monotonic() + CALL_S
         self._send(struct.pack("<Q", content.size) + content.to_pybytes(), until)
-        _, values = self._receive(until - time.monotonic(), "for one call")
+        facts, values = self._receive(until - time.monotonic(), "for one call")
+        if "error" in facts:
+            raise _failure(facts)
         return values
 
     def _send(self, content: bytes, until: float) -> None:
@@ -262,8 +279,6 @@ class _Child:
         except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
             self.close()
             raise ForeignModelError(f"the model's answer cannot be read ({type(error).__name__})") from None
-        if "error" in facts:
-            raise ForeignModelError(f"the model fails: {str(facts['error'])[:400]}")
         return facts, np.column_stack(columns) if len(columns) > 1 else columns[0] if columns else np.empty(0)
 
     def _read(self, count: int, until: float, what: str) -> bytes:

@@ -57,7 +57,7 @@ class ForeignScorer(Scorer):
         try:
             found = self.estimator.predict(self._frame(rows))
         except ForeignModelError as error:  # the estimator's failure, as of any estimator of ours
-            raise RuntimeError(str(error)) from None
+            raise RuntimeError(str(error)) from error
         return shaped(found, len(rows), self.task, self.order_of_classes.columns)
 
     @property

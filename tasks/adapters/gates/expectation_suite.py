@@ -19,7 +19,6 @@ from great_expectations.expectations.metadata_types import FailureSeverity
 
 from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.data_quality.expectations import (
     Expectation,
     Roles,
@@ -31,6 +30,7 @@ from tasks.policy.records.base import digest
 from tasks.policy.records.errors import SuiteError
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Verdict
+from tasks.policy.records.text import raised
 
 EXAMPLE = "json.dumps(suite.to_json_dict())"
 
@@ -210,7 +210,7 @@ def _from_function(name: str) -> tuple[list[gxe.Expectation], object]:
         found = list(made.expectations if isinstance(made, gx.ExpectationSuite) else made)
     except Exception as error:
         raise SuiteError(
-            f"quality.suite: {name}: the function failed ({reason_of(error)}); expected an ExpectationSuite or a list of "
+            f"quality.suite: {name}: the function {raised(error)}; expected an ExpectationSuite or a list of "
             "expectations"
         ) from error
     other_types = [type(one).__name__ for one in found if not isinstance(one, gxe.Expectation)]

@@ -4,6 +4,7 @@ A lint is a suspicion about values that can be read; what cannot be read is an e
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.boosters.known import LIBRARIES
 from tasks.adapters.inspection import identity, labels, times, zones
 from tasks.adapters.inspection.columns import ColumnFacts, describe_columns, sentinel_of, share_of_rows
 from tasks.adapters.inspection.personal import looks_personal
@@ -34,7 +36,7 @@ def find_lints(config: ModelConfig, rows: pa.Table, now: datetime) -> tuple[str,
     )
     columns = {name: facts for name, facts in columns.items() if name in config.columns.used}
     time = columns.get(config.columns.time)
-    found = [*_names(config, rows), *_features(config, columns), *_personal(config, columns)]
+    found = [*_names(config, rows), *_refused_names(config), *_features(config, columns), *_personal(config, columns)]
     if time is not None and time.kind == "time":
         found += [*_ids(config, columns), *_times(config, columns, now), *_label_times(config, columns)]
         found += _counters(config, columns)
@@ -106,6 +108,27 @@ def _names(config: ModelConfig, rows: pa.Table) -> Iterator[str]:
     for name in used:
         if name != name.strip() or any(ord(letter) < ord(" ") for letter in name):
             yield f"column {name!r} has blanks at an end or control characters in its name; rename it in the source"
+
+
+def _refused_names(config: ModelConfig) -> Iterator[str]:
+    """Report features that a boosting library refuses by name, where code of the user's own hands the names to one."""
+    training = config.training
+    way = "function" if training.function else "command" if training.command else "flow" if training.flow else None
+    if way is None:
+        return
+    names = config.columns.features.names
+    refused = {
+        library.package: [name for name in names if set(name) & set(library.refused_in_names)] for library in LIBRARIES
+    }
+    by_blank = Counter(name.replace(" ", "_") for name in names)
+    refused["lightgbm"] += [name for name in names if by_blank[name.replace(" ", "_")] > 1]
+    found = [name for name in names if any(name in each for each in refused.values())]
+    if found:
+        yield (
+            f"columns.features {', '.join(map(repr, found))}: {' and '.join(name for name, each in refused.items() if each)} "
+            f"refuse such names in a data frame, and training.{way} is given them as they are; rename them in the source, or "
+            "train on an array (to_numpy())"
+        )
 
 
 def _features(config: ModelConfig, columns: Mapping[str, ColumnFacts]) -> Iterator[str]:

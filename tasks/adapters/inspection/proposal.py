@@ -7,12 +7,14 @@ from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from tasks.adapters.inspection import identity, labels, times
 from tasks.adapters.inspection.columns import ColumnFacts, decimal_comma, describe_columns, sentinel_of
 from tasks.adapters.inspection.personal import looks_personal
 from tasks.adapters.inspection.table import FoundTable
 from tasks.adapters.inspection.times import Division, Guess
+from tasks.adapters.lake import label_spellings
 
 METRICS = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "mae"}
 MOST_CATEGORIES = 1000
@@ -260,6 +262,14 @@ def _why_no_label(facts: ColumnFacts, answers: Answers) -> str | None:
         return "has one value only, expected at least 2"
     if answers.task == "regression" and pd.to_numeric(facts.values, errors="coerce").isna().all():
         return "holds text, expected numbers for --task regression"
+    if answers.task == "binary":
+        seen = pa.array(facts.values.dropna().unique().astype(str).tolist(), pa.string())
+        classes = label_spellings.seen_classes(pa.chunked_array([seen]), binary=True)
+        if len(classes) > 2:
+            shown = f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
+            return (
+                f"has {len(classes):,} values ({shown}), expected 2 for --task binary; choose multiclass or regression"
+            )
     return None
 
 

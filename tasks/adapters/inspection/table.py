@@ -29,7 +29,11 @@ from tasks.policy.records.text import NO_CONTROLS
 MOST_ROWS = 400_000
 FIRST_BYTES = 65_536
 DELIMITERS = ",;\t|"
+UNKNOWN_KIND = "Parquet, CSV or Delta"
 SUFFIXES = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "tsv": "csv", "txt": "csv", "gz": "csv"}
+
+ONLY_DELTA = ("abfs", "abfss", "az", "adl")
+"""Schemes of object stores from which Delta tables are read, but no files."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,10 @@ def read_table(place: TablePlace) -> FoundTable:
         sample, rows = _sampled(sql.stream(str(place.url_env), place.query, place.table, where))
     else:
         where = f"--data {files.without_credentials(place.path)}"
-        kind = _kind(place.path, where)
-        source = {"kind": kind, "path": place.path}
         remote = local_path(place.path, where) is None
+        with files.reported(UNKNOWN_KIND, where, remote):
+            kind = _kind(place.path, where)
+        source = {"kind": kind, "path": place.path}
         with files.reported(kind, where, remote), _opened(place.path, kind, where) as (dataset, options):
             sample, rows = _sampled(pa.Table.from_batches([batch]) for batch in dataset.to_batches())
         source |= {"options": options} if options else {}
@@ -113,9 +118,11 @@ def _kind(path: str, where: str) -> str:
             raise SourceError(
                 f"{where}: its name ends neither in .parquet nor in .csv, expected the address of such a file"
             )
-        if DeltaTable.is_deltatable(path, storage_options(path)):
+        if urlsplit(path).scheme in ONLY_DELTA and DeltaTable.is_deltatable(path, storage_options(path)):
             return "delta"
         system, inner = files.file_system(path, where)
+        if any(each.base_name == "_delta_log" for each in system.get_file_info(pa_fs.FileSelector(inner))):
+            return "delta"
         names = [each.path for each in system.get_file_info(pa_fs.FileSelector(inner, recursive=True)) if each.is_file]
     else:
         check_file(local, where)

@@ -31,8 +31,8 @@ from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
 from tasks.adapters.models.resources import threads
-from tasks.adapters.storage.redaction import without_secrets
 from tasks.policy.records.errors import EstimatorError, PerennialError
+from tasks.policy.records.text import raised, reason_of
 from tasks.policy.statistics import metrics
 
 FAILURES: tuple[type[Exception], ...] = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -47,9 +47,7 @@ def as_estimator_error(place: str, failures: tuple[type[Exception], ...] = (Exce
     except PerennialError:
         raise
     except failures as error:
-        raise EstimatorError(
-            f"{place}, which raised {type(error).__name__}: {without_secrets(first_line(error))}"
-        ) from error
+        raise EstimatorError(f"{place}, which {raised(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -186,14 +184,9 @@ def try_out(config: ModelConfig) -> None:
         estimator.fit(random.integers(0, 3, (60, max(1, len(encoding.features)))).astype(np.float32), codes)
     except failures as error:
         raise EstimatorError(
-            f"{config.name}: training.parameters cannot be used by {kind.__name__} ({first_line(error)}); expected values "
+            f"{config.name}: training.parameters cannot be used by {kind.__name__} ({reason_of(error)}); expected values "
             "that its documentation lists"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith("[")]
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> dict[str, float]:

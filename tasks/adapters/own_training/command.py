@@ -24,11 +24,11 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.own_training import output
 from tasks.adapters.own_training.snapshot_files import TrainingJob, write_files
-from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
 from tasks.policy.records.evidence import Usage
+from tasks.policy.records.text import without_secrets
 
 OURS = ("PERENNIAL_", "PREFECT_", "MLFLOW_")
 """Environment variables that a command does not get, because they may hold credentials of this worker."""

@@ -32,10 +32,10 @@ from tasks.adapters.orchestration.server import served_url
 from tasks.adapters.own_training import output, pool
 from tasks.adapters.own_training.command import LAST_LINES, LONGEST_LINE, TrainedElsewhere
 from tasks.adapters.own_training.snapshot_files import ROWS, TrainingJob, snapshot_facts, training_rows
-from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import OWNER_ONLY, make_folder, workspace
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
+from tasks.policy.records.text import without_secrets
 
 POLL_S = 2.0
 MOST_ATTEMPTS = 100

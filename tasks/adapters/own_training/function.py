@@ -12,13 +12,14 @@ from tasks.adapters.boosters.known import library_of
 from tasks.adapters.foreign import class_order
 from tasks.adapters.models import eligibility, files
 from tasks.adapters.models.encoding import RawEncoding, category_texts, fitted_encoder, raw_encoding
-from tasks.adapters.models.estimators import Fitted, as_estimator_error, first_line, in_order
+from tasks.adapters.models.estimators import Fitted, as_estimator_error, in_order
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.adapters.own_training.imports import imported
 from tasks.adapters.own_training.snapshot_files import training_rows
 from tasks.policy.comparison.predictions import prediction_fault
 from tasks.policy.records.errors import EstimatorError, ModelFileError, PerennialError
+from tasks.policy.records.text import raised
 
 CHECKED_ROWS = 200
 """Rows that a model must predict before it is taken in."""
@@ -67,7 +68,9 @@ def _as_fitted(raw: RawEncoding, model: Any) -> RawEncoding:
 
 def _check_predictions(config: ModelConfig, scorer: Scorer, rows: pa.Table) -> None:
     """Raise EstimatorError unless the model predicts rows of the features, in the shape of the task."""
-    fit_so = "fit it to rows[list(config.columns.features.names)]"
+    fit_so = (
+        "fit it to rows[list(config.columns.features.names)], or to_numpy() of these if a library refuses their names"
+    )
     try:
         predicted = scorer.predict(rows)
     except PerennialError:
@@ -75,7 +78,7 @@ def _check_predictions(config: ModelConfig, scorer: Scorer, rows: pa.Table) -> N
     except Exception as error:
         raise EstimatorError(
             f"{_place(config)}, which returned a {type(scorer.estimator).__name__} that cannot predict rows of the features "
-            f"({type(error).__name__}: {first_line(error)}); {fit_so}"
+            f"({raised(error)}); {fit_so}"
         ) from error
     if fault := prediction_fault(predicted, len(rows), scorer.task):
         raise EstimatorError(
@@ -105,7 +108,10 @@ def _scorer(config: ModelConfig, model: Any, raw: RawEncoding) -> Scorer:
                 f"{_place(config)}, which returned a CatBoost model, expected XGBoost, LightGBM or scikit-learn; train "
                 "CatBoost by training.estimator, or by training.command, which saves it as a cbm file"
             )
-        estimator = library.load(library.dump(estimator, ()), config.task, threads())
+        try:
+            estimator = library.load(library.dump(estimator, ()), config.task, threads())
+        except ModelFileError as error:
+            raise EstimatorError(f"{_place(config)}: {error}") from None
     encoding = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
     pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
     return Scorer(pipeline, encoding, config.task, ())

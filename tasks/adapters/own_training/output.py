@@ -18,10 +18,10 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.foreign.intake import take_in
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.storage.object_store import store_at
-from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import OWNER_ONLY, make_folder, workspace
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import TrainingFailed, WorkspaceError
+from tasks.policy.records.text import reason_of, without_secrets
 
 MLMODEL = "MLmodel"
 """The file that makes a folder a model in MLflow's format."""

@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import make_pipeline
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import files
@@ -77,9 +79,12 @@ class PipelineEncoder:
         frame = raw.frame(rows)
         with as_estimator_error(_place(self._config)):
             found = transformer.fit_transform(frame, y)
-        self.encoding_ = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
         if fault := _fault(found, len(rows)):
             raise EstimatorError(f"{_place(self._config)}, which {fault}")
+        if hasattr(found, "columns"):  # their names may be ones that a boosting library refuses
+            unnamed = ColumnTransformer([("columns", "passthrough", slice(None))]).set_output(transform="default")
+            transformer, found = make_pipeline(transformer, unnamed), unnamed.fit_transform(found)
+        self.encoding_ = RawEncoding(raw.features, raw.categories, raw.types, raw.nullable, transformer)
         return found
 
     def transform(self, rows: pa.Table) -> Any:

@@ -21,9 +21,9 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.own_training import command, output
 from tasks.adapters.own_training.snapshot_files import DESCRIPTION, ROWS, TrainingJob, describe
 from tasks.adapters.storage.object_store import store_at
-from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.policy.economics.placement import TRAIN, training_deployment
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
+from tasks.policy.records.text import reason_of, without_secrets
 
 TAKEN_UP_AGAIN = timedelta(seconds=90)
 """How long a crashed run is waited for: the automation that takes it up again (prefect.yaml) acts after 20 s."""

@@ -16,7 +16,6 @@ from mlflow.exceptions import MlflowException
 from tasks.adapters import foreign, models, profiling
 from tasks.adapters.registry import versions as registry
 from tasks.adapters.storage import relocation
-from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import from_json
@@ -24,6 +23,7 @@ from tasks.policy.records.binned_rows import CodedRows
 from tasks.policy.records.errors import ModelFileError, NoModelFile
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
+from tasks.policy.records.text import without_secrets
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; the other files need neither
     from tasks.adapters.models.files import Scorer

@@ -23,11 +23,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.adapters import ledger
 from tasks.adapters.registry.database import make_database
 from tasks.adapters.storage import lease
-from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import NoChampion, RegistryError, VersionGone
 from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.text import reason_of, without_secrets
 from tasks.policy.rollout.versions import (
     CHALLENGER as CHALLENGER,
     CHAMPION as CHAMPION,

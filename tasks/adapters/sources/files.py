@@ -33,13 +33,15 @@ from tasks.adapters.sources.csv_files import empty_is_missing
 from tasks.adapters.sources.file_dataset import compares_alike, file_format, open_files
 from tasks.adapters.sources.limits import check_file, local_path, opened_response
 from tasks.adapters.storage.aws_profile import keys, storage_options
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceError, SourceUnreachable
+from tasks.policy.records.text import reason_of
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 DOWNLOAD_TIMEOUT_S = 600.0
+FETCHED = "fetched"
+WEB_PAGE = (b"<!doctype html", b"<html")
 CSV_FORMS = {
     "double": "1234.5, without units or thousands separators (a decimal comma needs source.options: {decimal_point: ','})",
     "bool": "true or false, yes or no, t or f, or 1 and 0",
@@ -71,14 +73,14 @@ def reported(kind: str, where: str, remote: bool) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, TableNotFoundError):
-        raise SourceError(f"{where}: not found, expected a {kind} source; fix source.path") from None
+        raise SourceError(f"{where}: not found, expected a {kind} source; correct its address") from None
     except PermissionError:
-        raise SourceError(
-            f"{where}: access is denied, expected read access; fix its permissions or credentials"
-        ) from None
+        raise _denied(where) from None
     except httpx.HTTPStatusError as error:
+        if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise _denied(where) from None
         if error.response.status_code == HTTPStatus.NOT_FOUND:
-            raise SourceError(f"{where}: not found, expected a {kind} source; fix source.path") from None
+            raise SourceError(f"{where}: not found, expected a {kind} source; correct its address") from None
         raise SourceUnreachable(
             f"{where}: cannot be fetched (status {error.response.status_code}); check the address and try again"
         ) from None
@@ -94,6 +96,10 @@ def reported(kind: str, where: str, remote: bool) -> Iterator[None]:
         raise SourceUnreachable(
             f"{where}: cannot be read ({_short(error)}); check host, bucket and credentials, which may have expired"
         ) from None
+
+
+def _denied(where: str) -> SourceError:
+    return SourceError(f"{where}: access is denied, expected read access; fix its permissions or credentials")
 
 
 def without_credentials(path: str) -> str:
@@ -118,8 +124,10 @@ def _unreadable(kind: str, where: str, error: Exception) -> SourceError:
 
 
 def _short(error: Exception) -> str:
-    """Return the error's type and first line, without the possibly personal value that CSV conversion errors quote."""
-    return reason_of(error).split(": invalid value")[0]
+    """Return the error's type and first line, without a temporary path and the values that CSV errors quote."""
+    reason = reason_of(error).split(": invalid value")[0]
+    reason = re.sub(r"(Expected \d+ columns, got \d+): .*", r"\1", reason, flags=re.DOTALL)
+    return re.sub(rf"'[^']*/{FETCHED}'", "the fetched file", reason)
 
 
 @contextmanager
@@ -143,19 +151,26 @@ def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) 
 def fetched(url: str, where: str) -> Iterator[Path]:
     """Download a file over HTTP to a temporary one. Raises SourceError, httpx.HTTPError, TimeoutError."""
     with tempfile.TemporaryDirectory() as folder:
-        path, deadline = Path(folder) / "fetched", monotonic() + DOWNLOAD_TIMEOUT_S
+        path, deadline = Path(folder) / FETCHED, monotonic() + DOWNLOAD_TIMEOUT_S
         timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         with opened_response(url, where, timeout) as response, path.open("wb") as file:
             for chunk in response.iter_bytes():
                 file.write(chunk)
                 if monotonic() > deadline:
                     raise TimeoutError
+        with path.open("rb") as file:
+            if file.read(512).lstrip().lower().startswith(WEB_PAGE):
+                raise SourceError(
+                    f"{where}: is a web page, expected the address of a file; an address that asks for a login is not read"
+                )
         yield path
 
 
 def file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
     """Return the file system of a remote path and the path in it. Raises SourceError for another scheme."""
     scheme, _, inner = path.partition("://")
+    if scheme in ("s3", "s3a", "gs", "gcs") and not inner.partition("/")[0]:
+        raise SourceError(f"{where}: names no bucket, expected an address such as {scheme}://bucket/folder")
     if scheme in ("s3", "s3a"):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         own = keys(path)

@@ -22,9 +22,9 @@ from tasks.adapters.lake.row_identity import remedy_for_repeated_ids, repeats
 from tasks.adapters.lake.schemas import conform_rows, label_columns, row_columns, sort_labels
 from tasks.adapters.sources.files import read_files, without_credentials
 from tasks.adapters.sources.sql import read_query
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceEmpty, SourceError
+from tasks.policy.records.text import raised, reason_of
 
 __all__ = [
     "check_function",
@@ -150,7 +150,7 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
         ends = [called[min(1, len(called) - 1)], called[-1]]  # the line in the function, and the line that raised
         places = dict.fromkeys(f"{at.name}, {Path(at.filename).name} line {at.lineno}" for at in ends)
         raise SourceError(
-            f"{where(config)}: the function failed on window {window.name} ({reason_of(error)}; raised in "
+            f"{where(config)}: the function {raised(error)} on window {window.name} (in "
             f"{', through '.join(reversed(places))}); expected {TABLES}"
         ) from None  # the cause may quote a URL with credentials and signature, as clients do
 

@@ -23,9 +23,9 @@ from sqlalchemy.pool import NullPool
 from deployments.config.blocks.data import Source
 from tasks.adapters.lake.schemas import require_columns
 from tasks.adapters.sources.limits import check_file
-from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceError, SourceUnreachable
+from tasks.policy.records.text import reason_of
 
 ROWS_PER_FETCH = 50_000
 

@@ -4,7 +4,6 @@ from . import (
     lease as lease,
     links as links,
     object_store as object_store,
-    redaction as redaction,
     relocation as relocation,
     table_cache as table_cache,
     workspace as workspace,

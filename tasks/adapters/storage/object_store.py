@@ -10,9 +10,9 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from tasks.adapters.storage.aws_profile import provider
-from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.errors import LedgerError
+from tasks.policy.records.text import reason_of, without_secrets
 
 # GCS limits writes to one object to about one per second and returns 429 above it (cloud.google.com/storage/quotas).
 # With these retries, concurrent writers of the ledger's head take turns; obstore's default fails after two or three.

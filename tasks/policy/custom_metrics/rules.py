@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.policy.custom_metrics.labels import Labels
 from tasks.policy.records.errors import MetricError
+from tasks.policy.records.text import raised
 from tasks.policy.statistics.metrics import LEAST_OF_A_CLASS, Floats, predicted_codes
 
 FEW_SHOWN = 100
@@ -86,8 +87,7 @@ class CustomRule:
         try:
             return np.asarray(self.function(np.asarray(y_true), predictions, *read, **self.parameters), dtype)
         except Exception as error:
-            message = (str(error).strip().splitlines() or [""])[0]
             raise MetricError(
-                f"metrics.{self.name}: the function failed on {len(y_true)} rows ({type(error).__name__}: {message}); expected "
-                "a number, or a value of each row with per: row"
+                f"metrics.{self.name}: the function {raised(error)} (on {len(y_true)} rows); expected a number, or a value of "
+                "each row with per: row"
             ) from error

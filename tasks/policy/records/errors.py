@@ -16,6 +16,10 @@ class ModelConfigError(PerennialError, ValueError):
     """A model's YAML file is missing, unreadable or contains a value that is not accepted."""
 
 
+class NoModels(ModelConfigError):
+    """The models' folder holds no model's file."""
+
+
 class EstimatorError(PerennialError):
     """The YAML names an estimator or a parameter that cannot be used."""
 
@@ -111,6 +115,10 @@ class VersionGone(RegistryError):
 
 class ForeignModelError(PerennialError):
     """A model that was trained elsewhere cannot be taken in or does not answer; the message names what does not fit."""
+
+
+class ModelRaised(ForeignModelError):
+    """A model that was trained elsewhere, in its own process, raised an exception for the rows that it was given."""
 
 
 class ModelFileError(PerennialError):

@@ -15,6 +15,7 @@ from tasks.policy.economics.costs import Budget
 from tasks.policy.records.base import Settings
 from tasks.policy.records.errors import PerennialError, TriggerError
 from tasks.policy.records.evidence import History, WindowEvidence
+from tasks.policy.records.text import raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Trigger(Settings):
             raise
         except Exception as error:
             raise TriggerError(
-                f"retraining: trigger {name}: judge raised {type(error).__name__}: {error} in {window}; expected a "
+                f"retraining: trigger {name}: judge {raised(error)} in {window}; expected a "
                 "TriggerResult, also where a report or a metric of the case is None"
             ) from error
         if not isinstance(result, TriggerResult):

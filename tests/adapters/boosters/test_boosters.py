@@ -276,3 +276,24 @@ def test_training_prints_and_writes_nothing(package, tmp_path, monkeypatch, capf
     scorer = estimators.fit(config_of(package), make_rows()).scorer
     scorer.predict(make_rows())
     assert (*capfd.readouterr(), list(tmp_path.iterdir())) == ("", "", [])
+
+
+@pytest.mark.parametrize("loss", ["Poisson", "Tweedie:variance_power=1.5", "LogLinQuantile:alpha=0.5"])
+def test_catboost_predicts_counts_in_the_labels_unit(loss, tmp_path):
+    """Their formula gives the logarithm; rounds are chosen by the loss, as other metrics would compare it with the label."""
+    rows, random = make_rows("regression", rows=2000), np.random.default_rng(0)
+    rate = np.exp(1 + 0.8 * rows["x"].to_numpy())
+    counts = pa.array(random.poisson(rate).astype(float))
+    rows = rows.set_column(rows.column_names.index("label"), "label", counts)
+    training = {"parameters": {"loss_function": loss, "n_estimators": 200, "learning_rate": 0.1}}
+    config = config_of("catboost", "regression", training=training)
+    fitted = estimators.fit(config, rows)
+    files = stored(fitted.scorer, tmp_path / "model")
+    predicted = model_files.load(files, model_files.sha256(files)).predict(rows)
+    np.testing.assert_array_equal(predicted, fitted.scorer.predict(rows))
+    assert (predicted > 0).all()
+    assert np.abs(predicted - rate).mean() < 0.25 * rate.mean()
+    kind, encoding = estimators.estimator_class(config), fitted.scorer.encoding
+    assert "eval_metric" not in estimators.build(config, kind, encoding, 0).model.get_params()
+    usual = config_of("catboost", "regression")
+    assert estimators.build(usual, kind, encoding, 0).model.get_params()["eval_metric"] == "MAE"

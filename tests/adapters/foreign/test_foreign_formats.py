@@ -191,6 +191,18 @@ def test_lightgbm_file_predicts_as_its_maker(tmp_path):
     assert scorer.predict(rows.slice(3, 1)) == pytest.approx(model.predict_proba(table)[3:4, 1])
 
 
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_lightgbm_file_of_an_own_objective_is_refused(task, tmp_path):
+    """The file does not hold the function, and what its scores mean is not known."""
+    lightgbm = pytest.importorskip("lightgbm", reason="uv pip install 'perennial[lightgbm]'")
+    rows = make_rows(task)
+    table, label = frame(rows)[["x", "noise"]], frame(rows)["label"]
+    settings = {"verbosity": -1, "objective": lambda score, data: (score - data.get_label(), np.ones_like(score))}
+    lightgbm.train(settings, lightgbm.Dataset(table, label), 5).save_model(str(tmp_path / "model.txt"))
+    with pytest.raises(ForeignModelError, match=r"objective of the team's own.*expected one of LightGBM's"):
+        foreign.take_in(config_of(task, **NUMERIC), str(tmp_path / "model.txt"), rows)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_catboost_file_predicts_as_its_maker(task, tmp_path):
     catboost = pytest.importorskip("catboost", reason="uv pip install 'perennial[catboost]'")

@@ -44,6 +44,10 @@ class Model:
             os._exit(3)
         if self.behaviour == "sleeps" and len(frame) < 300:
             time.sleep(600)
+        if self.behaviour.startswith("nulls: ") and frame.isna().any(axis=None):
+            {"end": lambda: os._exit(3), "wait": lambda: time.sleep(600), "fill memory": lambda: bytearray(6 * 2**30)}[
+                self.behaviour.removeprefix("nulls: ")
+            ]()
         if self.behaviour == "wrong shape":
             return np.ones((3, 3))
         if self.behaviour == "raises":
@@ -366,6 +370,39 @@ def test_dead_process_is_started_again_once(tmp_path, team, monkeypatch):
 def test_model_that_answers_wrongly_is_refused(behaviour, message, tmp_path, team):
     with pytest.raises(ForeignModelError, match=message):
         take(stored(tmp_path, team(behaviour), "model.joblib"))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        (
+            "nulls: end",
+            r"given rows with nulls, the model's process ended with code 3, twice; .*; fill nulls inside the model",
+        ),
+        (
+            "nulls: wait",
+            "given rows with nulls, the model took longer than 5 s for one call.*; fill nulls inside the model",
+        ),
+        (
+            "nulls: fill memory",
+            r"given rows with nulls, the model needs more memory than the 3 GiB of its process \(MemoryError\).*; fill nulls",
+        ),
+    ],
+)
+def test_model_that_reaches_a_limit_for_nulls_is_refused(behaviour, message, tmp_path, team, monkeypatch):
+    monkeypatch.setattr(sandbox, "CALL_S", 5.0)
+    monkeypatch.setattr(sandbox, "MEMORY_BYTES", 3 * 2**30)
+    with pytest.raises(ForeignModelError, match=f"binary_model: .*m.joblib: {message}"):
+        take(stored(tmp_path, team(behaviour), "m.joblib"))
+
+
+def test_model_that_raises_for_nulls_accepts_none(tmp_path, team, caplog):
+    assert not take(stored(tmp_path, team("nulls: a KeyError"), "m.joblib")).inputs.accepts_nulls
+    assert (
+        "taken to accept no nulls, as it raised RuntimeError: the model raised KeyError: 'a KeyError' for them"
+        in caplog.text
+    )
+    assert take(stored(tmp_path, team("none"), "m.joblib")).inputs.accepts_nulls
 
 
 def children() -> list[psutil.Process]:

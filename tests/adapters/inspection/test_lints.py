@@ -247,3 +247,26 @@ def test_times_are_linted_in_the_format_of_the_file():
     options = {"time_format": "%d/%m/%Y %H:%M", "time_zone": "UTC"}
     config = model(label_time="known_at", source={"kind": "parquet", "path": "t", "options": options})
     assert "known_at: 10 rows lie in the future" in " ".join(lints(rows, config))
+
+
+def test_names_that_a_library_refuses_are_reported_where_the_users_own_training_is_given_them():
+    names = ["amount [EUR]", "left < 10", "shares, both"]
+    rows = table().rename(columns={"amount": names[0]}).assign(**{names[1]: TIMES.hour * 1.0, names[2]: TIMES.day % 7})
+    features = {"numeric": names, "categorical": ["plan"], "boolean": ["member"]}
+    for way, value in (("function", "shop:fit"), ("command", ["python", "fit.py"]), ("flow", "shop/train")):
+        assert lints(rows, model(features=features, training={way: value})) == [
+            "columns.features 'amount [EUR]', 'left < 10', 'shares, both': xgboost and lightgbm refuse such names in a data "
+            f"frame, and training.{way} is given them as they are; rename them in the source, or train on an array (to_numpy())"
+        ]
+    for training in ({}, {"estimator": "lightgbm:LGBMClassifier"}, {"pipeline": "shop:build"}):
+        assert lints(rows, model(features=features, training=training)) == []
+
+
+def test_two_names_that_lightgbm_makes_one_are_reported():
+    training = {"function": "shop:fit"}
+    rows = table().assign(**{"net amount": TIMES.hour * 1.0, "net_amount": TIMES.day * 1.0})
+    features = {"numeric": ["net amount", "net_amount", "amount"]}
+    (found,) = lints(rows, model(features=features, training=training))
+    assert "'net amount', 'net_amount': lightgbm refuse" in found
+    features = {"numeric": ["net amount", "amount"]}
+    assert lints(rows, model(features=features, training=training)) == []

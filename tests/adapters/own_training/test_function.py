@@ -19,6 +19,7 @@ from tests.support.ways_in import example
 
 MODULE = """
 import numpy as np
+from lightgbm import LGBMClassifier
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -68,6 +69,14 @@ def ridge(rows, config):
 
 def with_lambda(rows, config):
     return encoded(FunctionTransformer(lambda matrix: matrix), LogisticRegression()).fit(rows, rows["label"])
+
+
+def own_objective(rows, config):
+    def loss(y_true, y_score):
+        share = 1 / (1 + np.exp(-y_score))
+        return share - y_true, share * (1 - share)
+
+    return LGBMClassifier(n_estimators=20, verbosity=-1, objective=loss).fit(rows[["x"]], rows["label"])
 
 
 def nothing(rows, config):
@@ -219,6 +228,7 @@ def test_missing_values_reach_the_model_as_nan():
             "bare_array",
             r"cannot predict rows of the features .*fit it to rows\[list\(config.columns.features.names\)\]",
         ),
+        ("own_objective", "LightGBM was trained with an objective of your own, .* expected one of LightGBM's"),
         ("unfitted", r"cannot predict rows of the features"),
         ("bug", r"training.function is trainers:bug, which raised KeyError: 'a bug of mine"),
     ],

@@ -110,7 +110,10 @@ def test_failure_names_the_setting_and_is_not_retried(name, message):
 
 def test_failure_of_an_estimator_names_it():
     config = make_config(training={"parameters": {"base_score": 2.0}, "min_rows": 200})
-    with pytest.raises(EstimatorError, match="training by XGBClassifier, which raised XGBoostError"):
+    with pytest.raises(
+        EstimatorError,
+        match="training by XGBClassifier, which raised XGBoostError: Check failed: is_valid: base_score must be",
+    ):
         trainer.fit(config, make_rows())
 
 

@@ -141,5 +141,5 @@ def test_what_cannot_land_is_refused_with_the_accepted_form(found, message):
 
 
 def test_a_lazy_query_that_fails_is_the_functions_fault(tmp_path: Path):
-    with pytest.raises(SourceError, match=r"the function failed on window .* \(FileNotFoundError.*expected a pyarrow"):
+    with pytest.raises(SourceError, match=r"the function raised FileNotFoundError: .* on window .*expected a pyarrow"):
         read(lambda start, end: pl.scan_parquet(tmp_path / "none.parquet"))

@@ -173,7 +173,7 @@ def test_broken_source_function_is_named() -> None:
         read_window(source("python", function=f"{here}:no_such"), WINDOW)
     with pytest.raises(
         SourceError,
-        match=r"the function failed on window .*KeyError: 'no such tariff'; raised in fail, test_source_errors.py line \d+\)",
+        match=r"the function raised KeyError: 'no such tariff' on window .* \(in fail, test_source_errors.py line \d+\)",
     ):
         read_window(source("python", function=f"{here}:fail"), WINDOW)
     with pytest.raises(SourceError, match=r"returned NoneType, expected a pyarrow, pandas or Polars table"):

@@ -21,8 +21,8 @@ from tasks.adapters.sources.read import read_window
 from tasks.adapters.sources.sql import _chunk
 from tasks.adapters.storage import object_store
 from tasks.adapters.storage.object_store import store_errors
-from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.policy.records.errors import FeatureError, LakeError, LedgerError, PerennialError, RegistryError, SourceError
+from tasks.policy.records.text import reason_of, without_secrets
 from tests.support.source_tables import QUERY, WINDOW, database, source
 from tests.support.trained_models import make_config, prepare_registry, register
 
@@ -101,7 +101,9 @@ def test_registry_outage_never_shows_the_password(workspace: Path, monkeypatch: 
     logged(RegistryError, lambda: version_files.attribution(version))
 
 
-@pytest.mark.parametrize(("status", "message"), [(404, "not found"), (403, "cannot be fetched")])
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "not found"), (403, "access is denied"), (503, "cannot be fetched")]
+)
 def test_a_refused_download_shows_neither_log_in_nor_signature(status: int, message: str) -> None:
     with refusing(status) as address:
         signed = source("parquet", f"{address}/rows.parquet?sig=SIGSECRET")
@@ -131,7 +133,7 @@ def fetch(*_: object) -> pa.Table:
 
 def test_user_function_errors_are_redacted() -> None:
     message = logged(SourceError, lambda: read_window(source("python", function=f"{__name__}:fetch"), WINDOW))
-    assert "403 for url: http://***@host/rows?***; raised in fetch, test_redaction.py line" in message
+    assert "403 for url: http://***@host/rows?*** on window" in message
 
 
 def test_lake_and_ledger_errors_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
