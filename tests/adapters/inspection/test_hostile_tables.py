@@ -22,6 +22,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1b[2J", "\x85", "\u2028", "\u2029", "\u202e", "\x9b", "\x00"]
 NUL = "\x00"
 SETTINGS = {
+    "rollout",
     "name",
     "owner",
     "purpose",
@@ -64,6 +65,7 @@ def test_no_name_or_value_adds_a_setting(between, tmp_path):
     text = draft(proposal, People(owner=f"ada{between}{CODE}"), tmp_path, NOW)
     content = yaml.safe_load(text)
     assert set(content) <= SETTINGS
+    assert content["rollout"] == {"feedback": "?"}
     assert content["columns"]["label"] == proposal.label.value
     assert content["columns"]["positive_label"] == proposal.positive.value
     assert content["owner"] == f"ada{between}{CODE}"
