@@ -106,13 +106,18 @@ def not_deployed(config: ModelConfig) -> str:
 def train_here(config: ModelConfig, asked: tuple[str, ...], folder: str, place: str) -> None:
     """Run the model's command on the files of the decision's folder, and put what it leaves into the output place.
 
-    Raises TrainingFailed if the model's file here has another command than the one `asked` for, if the folder is not reached
-    from here, or if the command fails, takes too long or leaves no model.
+    Raises TrainingFailed if the model's file here has another command than the one `asked` for, if the output is elsewhere than
+    beside the rows, if these are not reached from here, or if the command fails, takes too long or leaves no model.
     """
     if config.training.command != asked:
         raise TrainingFailed(
             f"{command.at(config)} in the model's file on this host, expected {' '.join(asked)}, as where the retrain runs; "
             "update the file here, then retrain again"
+        )
+    if place.rpartition("/")[0] != folder:
+        raise TrainingFailed(
+            f"{at(config)}, and output is {without_secrets(place)}; expected a place in the folder of the rows, "
+            f"{without_secrets(folder)}, as a retrain names it"
         )
     with TemporaryDirectory(prefix="perennial-training-") as scratch:
         given, made = Path(scratch) / "input", Path(scratch) / "output"

@@ -79,6 +79,12 @@ def test_another_command_than_the_asked_one_is_refused(tmp_path):
         pool.train_here(model(tmp_path), ("python", "new.py"), str(tmp_path), str(tmp_path))
 
 
+def test_an_output_elsewhere_than_beside_the_rows_is_refused(tmp_path):
+    config = model(tmp_path)
+    with pytest.raises(TrainingFailed, match=r"expected a place in the folder of the rows"):
+        pool.train_here(config, config.training.command, str(tmp_path / "d1"), str(tmp_path / "other" / "output-1"))
+
+
 def test_a_run_names_the_file_as_the_pool_finds_it(tmp_path, monkeypatch):
     path = Path(write_model(tmp_path))
     assert pool.file_of(load_model_config(path)) == str(path)
