@@ -88,8 +88,12 @@ def constant_share(column: pa.ChunkedArray, places: NDArray[np.int32]) -> float:
     """
     if not len(places) or pa.types.is_nested(column.type) or pa.types.is_null(column.type):
         return 0.0
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     codes = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    codes = pa.chunked_array([chunk.indices for chunk in codes.unify_dictionaries().chunks], pa.int32())
+    codes = pa.chunked_array(
+        [chunk.indices.cast(pa.int32()) for chunk in codes.unify_dictionaries().chunks], pa.int32()
+    )
     known = (places >= 0) & codes.is_valid().to_numpy()
     values, at = codes.fill_null(0).to_numpy()[known], places[known]
     if not len(at):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.adapters.profiling import profile as profile_module
-from tasks.adapters.profiling.columns import count_categories, hash_ids, read_numbers, time_bounds
+from tasks.adapters.profiling.columns import constant_share, count_categories, hash_ids, read_numbers, time_bounds
 from tasks.adapters.profiling.leakage import find_leaks
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches, profile_columns
 from tasks.policy.records.base import from_json, to_json
@@ -298,3 +298,26 @@ def test_profile_without_unsampleable_columns(tmp_path):
     table = rows(500).append_column("amount", pa.array(np.zeros(500)))
     profiled = profile(config, reference(config), table, sample_path=tmp_path / "sample")
     assert pq.read_schema(profiled.sample_uri).names == ["age", "country", "member"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1.0, 1.0, 2.0, 2.0, 3.0, 4.0]),
+        pa.array(["a", "a", "b", "b", "c", "d"]),
+        pa.array(["a", "a", "b", "b", "c", "d"], pa.string_view()),
+        pa.array(["a", "a", "b", "b", "c", "d"]).dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())),
+        pa.array([True, True, False, False, True, False]),
+        pa.array([1, 1, 2, 2, 3, 4], pa.decimal128(5, 2)),
+        pa.array([None, 1.0, 2.0, 2.0, 3.0, 4.0]),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_windows_with_one_value_are_counted_for_every_type(column):
+    """Of three windows of two rows; a window with one value only says nothing."""
+    places = np.array([0, 0, 1, 1, 2, 2], np.int32)
+    chunks = pa.chunked_array([column.slice(0, 3), column.slice(3)])
+    expected = 2 / 3 if column.null_count == 0 else 1 / 2
+    assert constant_share(chunks, places) == pytest.approx(expected)
+    assert constant_share(chunks, np.full(6, -1, np.int32)) == 0
+    assert constant_share(pa.chunked_array([pa.array([[1], [1]])]), np.zeros(2, np.int32)) == 0
