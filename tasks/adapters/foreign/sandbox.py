@@ -1,8 +1,8 @@
 """Run a model that may run code in a child process: without credentials, and with bounded memory, CPU time and time per call.
 
 The child's environment holds only the variables in `PASSED`, and its home is an empty folder. Where Linux user namespaces
-work, `confine` also gives it no network, its own process tree, a read-only file system, and nothing in place of the files that
-hold credentials or Perennial's state. Elsewhere it can reach the network, and read and write as this user, which the log says.
+work, `confine` also gives it no network, its own process tree, a read-only file system, and nothing in place of this
+user's home, of other files that hold credentials, and of Perennial's state. Elsewhere it can reach the network, and read and write as this user, which the log says.
 Only Arrow data come back, never pickle.
 """
 
@@ -90,7 +90,7 @@ def _confined(hidden: list[str], home: Path) -> list[str]:
 
 
 def _hidden(place: Path) -> list[str]:
-    """Return the paths that the child must not see: credentials, and the workspace with its databases and tables.
+    """Return the paths that the child must not see: this user's home, credentials, and the workspace with its databases.
 
     Where a folder holds something that the child needs, as a home folder above the interpreter does, all else in it is hidden.
     """
@@ -100,7 +100,8 @@ def _hidden(place: Path) -> list[str]:
     databases = [f"{database}{part}" for part in ("", "-wal", "-journal") if database]
     state = [str(space.home), str(space.reports), *databases, *(part.removeprefix("file://") for part in local)]
     named = [os.environ[name] for name in CREDENTIAL_VARIABLES if os.environ.get(name)]
-    own = [str(Path.home() / name) for name in CREDENTIALS]
+    home = Path.home()
+    own = [*(str(home / name) for name in CREDENTIALS), *([] if home == home.parent else [str(home)])]
     imported = [path for path in (*sys.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)) if path]
     programs = [sys.prefix, sys.base_prefix, sys.executable, str(Path(sys.executable).resolve()), str(child.__file__)]
     needed = {Path(path).resolve() for path in (str(place), *programs, *imported)}

@@ -156,6 +156,7 @@ def test_trusted_model_reads_neither_its_parent_nor_hidden_paths(tmp_path, monke
         home / ".netrc",
         home / ".git-credentials",
         home / ".pgpass",
+        home / "notes.txt",
         tmp_path / "key.json",
     ]
     for path in secrets:
