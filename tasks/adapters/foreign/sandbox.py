@@ -1,9 +1,9 @@
 """Run a model that may run code in a child process: without credentials, and with bounded memory, CPU time and time per call.
 
 The child's environment holds only the variables in `PASSED`, and its home is an empty folder. Where Linux user namespaces
-work, `confine` also gives it no network, its own process tree, a read-only file system, and nothing in place of this
-user's home, of other files that hold credentials, and of Perennial's state. Elsewhere it can reach the network, and read and write as this user, which the log says.
-Only Arrow data come back, never pickle.
+work, `confine` also gives it no network, its own process tree, a read-only file system, and nothing in place of this user's
+home, of other files that hold credentials, and of Perennial's state. Elsewhere it can reach the network, and read and write
+as this user, which the log says. Only Arrow data come back, never pickle.
 """
 
 import json
