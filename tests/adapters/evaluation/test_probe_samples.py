@@ -16,4 +16,5 @@ def test_older_samples_lack_a_column_that_was_added_since(tmp_path: Path) -> Non
     probes.store_sample(days[0], rows, tmp_path)
     probes.store_sample(days[1], rows.append_column("customer", pa.array(range(8))), tmp_path)
     drawn = probes._drawn(days, tmp_path)
-    assert drawn["customer"].to_pylist() == [None, None, 0, 4]
+    first, second, *own = drawn["customer"].to_pylist()
+    assert (first, second) == (None, None) and [place // 4 for place in own] == [0, 1]
