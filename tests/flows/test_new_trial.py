@@ -68,7 +68,9 @@ def test_a_failed_back_test_names_its_cause(stderr, message, tmp_path, workspace
 def test_too_short_a_history_is_refused_before_it_starts(rows, labelled, starts, tmp_path, workspace, monkeypatch):
     started = []
     monkeypatch.setattr(trial, "_backtest", lambda *_: started.append(1) or {"matrix": str(tmp_path / "none")})
-    table = pd.DataFrame({"id": [f"r{number}" for number in range(rows)], "amount": range(rows)})
+    table = pd.DataFrame(
+        {"id": [f"r{number}" for number in range(rows)], "amount": [number % 7 for number in range(rows)]}
+    )
     table["at"] = pd.date_range("2025-01-01", periods=rows, freq="6h", tz="UTC")
     table["left"] = pd.Series([number % 2 for number in range(rows)], dtype="Int64")
     table.loc[range(labelled, rows), "left"] = None
