@@ -254,4 +254,6 @@ def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> st
     if not moved:
         return "no feature that the model uses drifted"
     worst = ", ".join(f"{feature.feature} ({feature.method} {feature.effect_size:.3g})" for feature in moved[:3])
+    if len(moved) == 1:
+        return f"1 feature that the model uses drifted: {worst}"
     return f"{len(moved)} features that the model uses drifted, most important first: {worst}"
