@@ -112,7 +112,7 @@ def store_sample(window: Window, rows: pa.Table, folder: Path) -> None:
     path = _sample_path(window, folder)
     if not path.exists():
         step = max(EVERY_NTH, -(-len(rows) // WINDOW_ROWS))
-        drawn = rows.take(thin(len(rows), step, seed=int(window.start.timestamp())))
+        drawn = rows.take(thin(len(rows), step, seed=abs(int(window.start.timestamp()))))
         try:
             with atomic_file(path) as own:
                 pq.write_table(drawn, own)
