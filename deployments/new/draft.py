@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from deployments.config.messages import QUESTION
+from deployments.config.model import MONTH_DAYS
 from tasks.adapters.inspection.columns import share_of_rows
 from tasks.adapters.inspection.proposal import Proposal
 from tasks.adapters.inspection.times import HOLDOUT_DAYS, HOLDOUT_ROWS, Division, Guess, holdout_days
@@ -24,6 +25,8 @@ from tasks.policy.records.text import printable
 
 CANARY_DAYS, CANARY_ROWS = 60, 20_000
 """Default of `rollout.max_days`, and rows in that time below which a canary usually ends without a verdict."""
+LEAST_LOOKS, MOST_DAYS = 6, 3660
+"""Windows that a rollout may last at least, and the largest `rollout.max_days`."""
 FEEDBACK = (
     "can an answer change what is observed later, as an offer or a credit limit does? false: a shadow on the same rows decides; "
     "true: a new version must answer a part of the rows, of which there are few here"
@@ -204,9 +207,7 @@ def _rest(proposal: Proposal, people: People) -> Iterator[str]:
             yield f"training: {{min_rows: {max(10, history // 3)}}}  # the history has about {history:,} rows"
         days = (found.history_until - found.start).total_seconds() / 86400
         yield from _holdout(days, history, days / max(1, share * found.windows))
-    if few_for_canary(proposal):
-        answer = _flow(QUESTION if people.feedback is None else people.feedback)
-        yield f"rollout: {{feedback: {answer}}}  # {FEEDBACK}"
+    yield from _rollout(proposal, people)
     unit = proposal.metric or "metric"
     yield "budget:"
     yield _line(
@@ -214,6 +215,20 @@ def _rest(proposal: Proposal, people: People) -> Iterator[str]:
         people.value_usd,
         f"what one unit of {unit} more is worth a day, in $; null if nobody knows",
     )
+
+
+def _rollout(proposal: Proposal, people: People) -> Iterator[str]:
+    """A rollout is looked at once a window, so long windows need more days than the default."""
+    found, settings, notes = proposal.division, {}, []
+    if few_for_canary(proposal):
+        settings["feedback"] = _flow(QUESTION if people.feedback is None else people.feedback)
+        notes.append(FEEDBACK)
+    window = found.window_days or MONTH_DAYS if found else 0.0
+    if window * LEAST_LOOKS > CANARY_DAYS:
+        settings["max_days"] = f"{min(MOST_DAYS, window * LEAST_LOOKS):.4g}"
+        notes.append(f"{LEAST_LOOKS} windows, each of which is one look")
+    if settings:
+        yield f"rollout: {{{', '.join(f'{name}: {value}' for name, value in settings.items())}}}  # {'; '.join(notes)}"
 
 
 def _holdout(days: float, rows: int, window: float) -> Iterator[str]:

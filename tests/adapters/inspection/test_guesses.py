@@ -233,6 +233,24 @@ def test_leaks_are_left_out_and_noise_is_not(tmp_path):
     assert "noise" in found.features["numeric"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "step", "window_days", "expected"),
+    [
+        (900, "12h", 7.0, {"feedback": "?"}),
+        (700, "4D", 182.0, {"feedback": "?", "max_days": 1092}),
+        (30_000, "2min", 1.0, None),
+        (100_000, "2min", 28.0, {"max_days": 168}),
+    ],
+)
+def test_a_rollout_has_time_for_several_looks(rows, step, window_days, expected, tmp_path):
+    table = small(rows=rows)
+    table["ordered_at"] = pd.date_range("2000-01-01", periods=rows, freq=step, tz="UTC")
+    table.to_parquet(tmp_path / "t.parquet")
+    found = guessed(tmp_path / "t.parquet", "returns", window_days=window_days)
+    text = draft(found, People(), tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
+    assert yaml.safe_load(text).get("rollout") == expected
+
+
 def test_a_counter_is_left_out_and_a_trend_is_not(tmp_path):
     random = np.random.default_rng(6)
     counter, trend = np.arange(400) // 2, np.arange(400) / 100 + random.normal(size=400)
