@@ -408,7 +408,14 @@ def test_model_that_raises_for_nulls_accepts_none(tmp_path, team, caplog):
 
 def children() -> list[psutil.Process]:
     time.sleep(0.2)
-    return [child for child in psutil.Process().children(recursive=True) if "child.py" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children(recursive=True) if "child.py" in command(child)]
+
+
+def command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return ""
 
 
 def test_process_stays_alive_and_ends_with_its_scorer(tmp_path):
