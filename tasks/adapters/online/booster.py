@@ -25,7 +25,7 @@ LOGISTIC, SQUARED = "binary:logistic", "reg:squarederror"
 def why_not(scorer: Scorer) -> str | None:
     """Return why this model's leaves cannot be corrected; None if they can."""
     if isinstance(scorer.encoding, RawEncoding) or not hasattr(scorer.estimator, "get_booster"):
-        return f"the champion is a {type(scorer.estimator).__name__}, expected XGBoost on the model's own features"
+        return "the champion is not XGBoost on the model's own features, expected leaves to correct"
     settings = json.loads(scorer.estimator.get_booster().save_config())["learner"]
     kind, objective = settings["gradient_booster"]["name"], settings["objective"]["name"]
     if kind != "gbtree" or objective not in (LOGISTIC, SQUARED):
