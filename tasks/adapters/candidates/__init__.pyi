@@ -1,0 +1,5 @@
+from . import (
+    incremental as incremental,
+    race as race,
+    strategies as strategies,
+)
