@@ -113,7 +113,9 @@ class Replay:
         arm.cpu_s += cpu_s
 
     def loss(self, scorer: Scorer, window: int) -> float:
-        return race._loss(self.config, scorer, self.between(window, window + 1)) / (self.stream.scale or 1.0)
+        return (race.window_loss(self.config, scorer, self.between(window, window + 1)) or 0.0) / (
+            self.stream.scale or 1.0
+        )
 
 
 def replay(stream: Stream) -> dict[str, Arm]:

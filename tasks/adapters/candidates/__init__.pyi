@@ -1,4 +1,5 @@
 from . import (
+    bases as bases,
     incremental as incremental,
     race as race,
     strategies as strategies,

@@ -100,10 +100,10 @@ def _choose_rounds(config: ModelConfig, base: Scorer, X: Any, y: Floats) -> int:
     history: dict[str, dict[str, list[float]]] = {}
     xgboost.train(
         _parameters(config, base), _data(base, X[:first], y[:first]), allowed, xgb_model=base.estimator.get_booster(),
-        evals=[(_data(base, X[first:], y[first:]), "held back")], early_stopping_rounds=patience, evals_result=history,
+        evals=[(_data(base, X[first:], y[first:]), "held_back")], early_stopping_rounds=patience, evals_result=history,
         verbose_eval=False,
     )  # fmt: skip
-    watched = list(history["held back"].items())[-1]
+    watched = list(history["held_back"].items())[-1]
     best = np.argmax if watched[0].startswith(RISING) else np.argmin
     return int(best(watched[1])) + 1
 

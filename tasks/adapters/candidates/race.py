@@ -79,23 +79,24 @@ def _enter(
             scorer = base
         else:
             scorer = strategies.fit(config, strategy, learned, base).scorer
-        losses = tuple(_loss(config, scorer, part) for part in parts)
+        losses = tuple(window_loss(config, scorer, part) for part in parts)
     except (EstimatorError, FeatureError, TrainingRefused) as error:
         return Entrant(strategy, cpu_s=process_time() - began, refused=str(error))
     return Entrant(strategy, losses, process_time() - began)
 
 
-def _loss(config: ModelConfig, scorer: Scorer, rows: pa.Table) -> float:
-    """Return the primary metric on labelled rows, as a loss; NaN if it is undefined there."""
+def window_loss(config: ModelConfig, scorer: Scorer, rows: pa.Table) -> float | None:
+    """Return the primary metric on a window's labelled rows, as a loss; None if it is undefined there."""
     if not len(rows):
-        return float("nan")
+        return None
     metric, label = config.primary_metric, rows.column(config.columns.label)
     y_true, y_pred = scorer.predict_labelled(rows, label)
     known = np.isfinite(scorer.labels(label))
     y_true = with_columns(config, y_true, rows.filter(pa.array(known)))
     if not len(y_pred) or metrics.undefined(metric, y_true, metrics.class_count(y_pred)):
-        return float("nan")
-    return metrics.as_loss(metric, metrics.compute(metric, y_true, y_pred))
+        return None
+    value = metrics.as_loss(metric, metrics.compute(metric, y_true, y_pred))
+    return value if np.isfinite(value) else None
 
 
 def _between(config: ModelConfig, rows: pa.Table, start: datetime | None, end: datetime) -> pa.Table:

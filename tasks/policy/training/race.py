@@ -23,6 +23,8 @@ StrategyKind = Literal[
     "usual", "recency_weighted", "trailing", "since_change", "continue_champion", "refresh_leaves", "earlier_champion"
 ]
 USUAL = "usual"
+RACED = "training.raced"
+"""Ledger entry of a race, once per decision."""
 DOUBT = 0.1
 """Probability δ that an interval of the adaptive rolling window misses the mean, as in the paper's experiments."""
 
@@ -84,10 +86,10 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """An entrant's loss on each judged window, NaN where undefined, and the CPU seconds of its fit; or why it did not run."""
+    """An entrant's loss on each judged window, None where undefined, and the CPU seconds of its fit; or why it did not run."""
 
     strategy: Strategy
-    losses: tuple[float, ...] = ()
+    losses: tuple[float | None, ...] = ()
     cpu_s: float = 0.0
     refused: str | None = None
 
@@ -110,6 +112,11 @@ class RaceReport:
     reasons: tuple[str, ...]
     cpu_s: float = 0.0
     wall_s: float = 0.0
+
+    @property
+    def earlier_version(self) -> str | None:
+        """The version that won by serving as it is; None if something is to be trained."""
+        return self.winner.version if self.winner.kind == "earlier_champion" else None
 
 
 def adaptive_window(values: Floats, doubt: float = DOUBT) -> int:
@@ -172,6 +179,30 @@ def decide_race(policy: RacePolicy, report: RaceReport, earlier: Sequence[RaceRe
     return _decided(report, strategy, reason, (gain, error, compared))
 
 
+def describe_race(policy: RacePolicy, entrants: Sequence[Strategy], last: RaceReport | None) -> str:
+    """Who would race on how many windows, and what the last race cost."""
+    names = "; ".join(each.name for each in entrants)
+    cost = (
+        f"the last race took {last.cpu_s:,.1f} CPU s"
+        if last
+        else "each is fitted once, so it costs that many trainings"
+    )
+    return f"race: {len(entrants)} strategies on the latest {policy.windows} closed windows ({names}); {cost}"
+
+
+def mean_loss(entrant: Entrant) -> float | None:
+    """The mean of an entrant's losses on the windows where they are defined; None without any."""
+    known = [loss for loss in entrant.losses if loss is not None]
+    return sum(known) / len(known) if known else None
+
+
+def gain_over(usual: Entrant, entrant: Entrant) -> float | None:
+    """How much lower an entrant's mean loss is than that of the file's settings, on the windows that both have."""
+    pairs = zip(usual.losses, entrant.losses, strict=False)
+    gains = [first - second for first, second in pairs if first is not None and second is not None]
+    return sum(gains) / len(gains) if gains else None
+
+
 def _is_comparable(found: Floats, usual: Floats) -> bool:
     return (
         bool(len(usual)) and int((np.isfinite(found) & np.isfinite(usual)).sum()) >= 2 and bool(np.isfinite(found[-1]))
@@ -186,7 +217,7 @@ def _pooled(races: Sequence[RaceReport]) -> dict[str, Floats]:
         places = [windows.index(window) for window in race.windows]
         for each in race.entrants:
             if each.refused is None and each.strategy.key in found:
-                found[each.strategy.key][places] = each.losses
+                found[each.strategy.key][places] = [math.nan if loss is None else loss for loss in each.losses]
     return found
 
 
