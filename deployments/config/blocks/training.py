@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
 from tasks.policy.training.online import OnlinePolicy
+from tasks.policy.training.race import RacePolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
 """Parameters that a Prefect deployment of the user's own is always given."""
@@ -84,9 +85,13 @@ class Training(Settings):
     refit: bool = Field(True, examples=[False], exclude_if=lambda refit: bool(refit))
     """Fit the model that validation judges once more, on the training rows and the holdout together, with as many rounds.
     That model serves, once it is no worse on the holdout than the one that was validated. Not for a command or a flow."""
-    online: OnlinePolicy | None = Field(None, exclude_if=lambda policy: policy is None)
-    """Correct the champion's leaves after each window whose labels have closed, until it is retrained. For XGBoost with two
-    classes or a regression. `{}` uses the defaults."""
+    race: RacePolicy | None = Field(None, examples=[{"windows": 4}], exclude_if=lambda race: race is None)
+    """Before each training, let ways to choose the rows compete on the latest closed windows, and train by the best one.
+    Default: no race, all rows count alike. Not for a command or a flow."""
+    online: OnlinePolicy | None = Field(None, examples=[{"windows": 12}], exclude_if=lambda policy: policy is None)
+    """Correct the champion between retrains: after each window whose labels have closed, the leaves of its trees learn from the
+    latest ones. `{}` uses the defaults. For XGBoost with two classes or a regression. Default, and once it is removed: the
+    champion stays as it was trained."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
     trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
@@ -109,6 +114,8 @@ class Training(Settings):
             if getattr(self, name) and way not in accepted:
                 rather = "; use flow_parameters" if name == "parameters" else ""
                 raise ValueError(f"{name} is given with {way}, expected it with {' or '.join(accepted)} only{rather}")
+        if self.race and self.is_foreign:
+            raise ValueError(f"race is given with {way}, expected it with estimator or function only; remove it")
         taken = [name for name in HANDED_OVER if name in self.flow_parameters]
         if taken:
             raise ValueError(f"flow_parameters has {taken[0]}, which every flow is given, expected another name")
