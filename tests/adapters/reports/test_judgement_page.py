@@ -51,7 +51,7 @@ def test_slices_follow_metrics_and_worst_is_named(page):
 def test_online_corrector_has_a_line(page):
     judgement = Judgement(window(3).end, "1", evidence(3, performance=report(3)), DECISION)
     corrected = replace(judgement, online="Online corrector: state 14 serves; it lowered mae by 0.012")
-    assert "\n\nOnline corrector: state 14 serves; it lowered mae by 0.012.\n\n" in page(corrected)
+    assert "\n\nOnline corrector: state 14 serves; it lowered MAE by 0.012.\n\n" in page(corrected)
     assert "Online" not in page(judgement)
 
 
