@@ -102,9 +102,10 @@ def score_window(
         )
     scoring = Scoring(snapshot.window, champion.version, landed, len(rows), _latency(answers.seconds), beside)
     get_run_logger().info(
-        "scoring: %d rows with version %s, p99 %.4f s per %d rows%s",
+        "scoring: %d rows with version %s%s, p99 %.4f s per %d rows%s",
         len(rows),
         champion.version,
+        f" in online state {answers.state}" if answers.state is not None else "",
         scoring.latency.p99_s,
         BATCH_ROWS,
         f"; {beside.rows} rows with version {beside.version} as {beside.role}" if beside else "",

@@ -62,41 +62,44 @@ def learn_online(config: ModelConfig, run: MonitorRun, judgement: Judgement) -> 
 
 def _sentence(config: ModelConfig, policy: OnlinePolicy, run: MonitorRun, judgement: Judgement) -> str:
     updates = updates_of(run.past.entries, run.champion.version)
-    closed = _closed_windows(policy, run, judgement)
-    if updates and (updates[-1].window >= run.window or updates[-1].newest.learned == closed):
+    closed = _closed_windows(run, judgement)
+    lag = _lag(config, run, closed[-1]) if closed else 0
+    windows = _without_faults(run, judgement, closed, policy.windows + lag)
+    if updates and (updates[-1].window >= run.window or updates[-1].newest.learned == windows[-policy.windows :]):
         return updates[-1].sentence
-    if not closed:
+    if not windows:
         return f"{FROZEN}; no window since its training has closed with sound labels"
     scorer = registry.version_files.load_scorer(run.champion, config.training.imported)
     if refusal := online.booster.why_not(scorer):
         return f"{FROZEN}; {refusal}"
-    material = _Material(scorer, closed, _scored(config, policy, run, closed, scorer), _lag(config, run, closed[-1]))
+    material = _Material(scorer, windows, _scored(config, policy, run, windows, scorer), lag)
     if not any(map(len, material.scored)):
         return f"{FROZEN}; no row of the windows since its training has a label"
     update = _update(config, policy, run, material, updates)
     return update.sentence if run.mode is RunMode.DRY_RUN else _record(config, run, update)
 
 
-def _closed_windows(policy: OnlinePolicy, run: MonitorRun, judgement: Judgement) -> tuple[Window, ...]:
-    """Return the latest windows that may teach: closed, sound, and after the rows that the champion was trained on."""
+def _closed_windows(run: MonitorRun, judgement: Judgement) -> tuple[Window, ...]:
+    """Return the windows with all labels, sound ones, after the rows that the champion was trained on."""
     own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
     reports = (*run.history.revised(judgement.revised).performances, *own)
-    excluded = {*windows_to_exclude(run.past.entries, run.as_of), *_faulty_windows(run, judgement)}
+    excluded = windows_to_exclude(run.past.entries, run.as_of)
     found = {
         report.window
         for report in reports
         if report.maturity == "closed" and report.has_sound_labels and report.window.name not in excluded
     }
-    return tuple(sorted(window for window in found if window.start >= run.champion.trained.end))[-policy.windows :]
+    return tuple(sorted(window for window in found if window.start >= run.champion.trained.end))
 
 
-def _faulty_windows(run: MonitorRun, judgement: Judgement) -> set[str]:
-    """Return the names of windows whose change was diagnosed as a fault of the data."""
-    since = run.champion.trained.end
+def _without_faults(run: MonitorRun, judgement: Judgement, closed: Sequence[Window], most: int) -> tuple[Window, ...]:
+    """Return the latest of these windows, without those whose change was diagnosed as a fault of the data."""
+    candidates = closed[-2 * most :]  # more than half of them at fault leaves fewer to learn from
+    since = candidates[0].start if candidates else run.as_of
     entries = (entry for entry in run.past.of("window.judged") if entry.at >= since)
     judged = (*(from_json(Judgement, entry.body) for entry in entries), judgement)
-    latest = {one.decision.window.name: one.decision.diagnosis for one in judged}
-    return {name for name, kind in latest.items() if kind == "upstream_data_fault"}
+    latest = {one.decision.window: one.decision.diagnosis for one in judged}
+    return tuple(window for window in candidates if latest.get(window) != "upstream_data_fault")[-most:]
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def _update(
     lessons = online.prequential.learn_in_order(material.scored, policy, nodes, judge.is_regression, material.lag)
     found = judge.compare(material.scored, [lesson.applied for lesson in lessons.before], policy.judged_windows)
     champion, number = run.champion, updates[-1].newest.number + 1 if updates else 1
-    stored = online.store.state_of(champion, number, material.windows, lessons.after)
+    stored = online.store.state_of(champion, number, material.windows[-policy.windows :], lessons.after)
     newest = online.store.recorded(stored) if run.mode is RunMode.DRY_RUN else online.store.write_state(stored)
     refusal = why_not_serving(found, _margin(config, policy, found), policy.min_windows)
     if refusal is None:

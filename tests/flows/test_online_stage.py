@@ -30,6 +30,7 @@ from tasks.policy.records.evidence import (
     WindowEvidence,
 )
 from tasks.policy.records.reports import LabelReport, PerformanceReport
+from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.training.online import ROLLED_BACK, UPDATED, OnlineUpdate
 from tasks.rollout.scoring import score_window
 from tasks.training.online import learn_online
@@ -289,3 +290,34 @@ def test_challenger_is_compared_with_the_champion_as_it_served(is_online):
     report = validate_challenger.fn(config, challenger, champion, holdout)
     champion_loss = report.differences[0].champion
     assert (champion_loss == pytest.approx(np.log(2))) == is_online
+
+
+def test_shadow_predicts_beside_a_corrected_champion():
+    config = config_of()
+    live_through(config, FADING)
+    window, challenger = windows(6)[-1], register(config, "d2", seed=1)
+    snapshot = lake.land_rows(config, window, make_rows(rows=50, window=window, seed=77))
+    split = TrafficSplit(config.name, "1", challenger.version, mode="shadow")
+    score_window.fn(config, snapshot, registry.version(config.name, "1"), split, challenger)
+    log = lake.read_predictions(config, window).select(["role", "online_state"]).to_pylist()
+    assert {(row["role"], row["online_state"]) for row in log} == {("champion", 5), ("shadow", None)}
+
+
+def test_labels_that_come_later_than_the_windows_that_teach():
+    """Labels come three windows late, and two windows teach: states are still compared, and learn from two windows."""
+    config = config_of(windows=2)
+    champion, spans = register(config), windows(9)
+    judged = []
+    for number, window in enumerate(spans):
+        land(config, window, 1 - number / 8)
+        judged.append(judgement_of(window, champion))
+        known = [one if place + 3 <= number else without_labels(one) for place, one in enumerate(judged)]
+        learn(config, champion, known)
+    last = updates(config)[-1]
+    assert last.newest.learned == tuple(spans[4:6])
+    assert last.gain is not None
+
+
+def without_labels(judgement: Judgement) -> Judgement:
+    report = replace(judgement.evidence.performance, maturity="open")
+    return replace(judgement, evidence=replace(judgement.evidence, performance=report))

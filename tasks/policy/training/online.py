@@ -14,11 +14,10 @@ from pydantic import Field
 
 from tasks.policy.records.base import Settings, Window, from_json
 from tasks.policy.records.evidence import LedgerEntry, MetricDifference
+from tasks.policy.rollout.versions import MOVES
 
 UPDATED, ROLLED_BACK = "online.updated", "online.rolled_back"
 """Ledger entries of an update: the newest state serves, or what served before it does, because the newest one failed."""
-PROMOTIONS = ("champion.promoted", "champion.rolled_back")
-"""Ledger entries after which a champion starts without a state."""
 
 
 class OnlinePolicy(Settings):
@@ -120,7 +119,7 @@ def updates_of(entries: Sequence[LedgerEntry], version: str) -> tuple[OnlineUpda
     """Return the updates of a champion's corrector since it became champion, oldest first."""
     found: list[OnlineUpdate] = []
     for entry in entries:
-        if entry.kind in PROMOTIONS:
+        if entry.kind in MOVES:  # a champion starts without a state, also one that returns
             found.clear()
         elif entry.kind in (UPDATED, ROLLED_BACK):
             found.append(from_json(OnlineUpdate, entry.body))
