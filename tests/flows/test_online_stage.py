@@ -33,7 +33,7 @@ from tasks.policy.records.reports import LabelReport, PerformanceReport
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.training.online import ROLLED_BACK, UPDATED, OnlineUpdate
 from tasks.rollout.scoring import score_window
-from tasks.training.online import learn_online
+from tasks.training.online import FROZEN, learn_online
 from tasks.training.validation import validate_challenger
 from tests.support.trained_models import (
     HOLDOUT,
@@ -315,9 +315,37 @@ def test_labels_that_come_later_than_the_windows_that_teach():
         learn(config, champion, known)
     last = updates(config)[-1]
     assert last.newest.learned == tuple(spans[4:6])
-    assert last.gain is not None
+    assert last.gain.low > 0
+    assert last.serving == last.newest
 
 
 def without_labels(judgement: Judgement) -> Judgement:
     report = replace(judgement.evidence.performance, maturity="open")
     return replace(judgement, evidence=replace(judgement.evidence, performance=report))
+
+
+def test_state_is_withdrawn_once_no_window_closes_any_more():
+    config = config_of(windows=2)
+    judged = live_through(config, FADING)
+    champion = registry.version(config.name, "1")
+    sentences = []
+    for window in windows(9)[5:]:
+        judged.append(without_labels(judgement_of(window, champion)))
+        sentences.append(learn(config, champion, judged).online)
+    assert "state 5 serves" in sentences[0]
+    assert sentences[:2] == [updates(config)[4].sentence] * 2
+    assert sentences[2:] == [f"{FROZEN}; no window has closed for 3 windows, so nothing judges a state"] * 2
+    assert [entry.kind for entry in ledger.entries(config.name)[-2:]] == [UPDATED, ROLLED_BACK]
+    assert online.serving.load_champion(config, champion).state is None
+
+
+def test_state_is_withdrawn_once_all_that_it_learned_is_in_doubt():
+    config = config_of()
+    judged = live_through(config, FADING)
+    champion, spans = registry.version(config.name, "1"), windows(6)
+    doubted = LabelVerdicts(tuple(LabelReport(window, "fail", (), ("another unit",)) for window in spans[:5]))
+    ledger.append(config.name, Fact(LABELS_QUARANTINED, doubted, spans[5].end))
+    judged.append(without_labels(judgement_of(spans[5], champion)))
+    assert learn(config, champion, judged).online.startswith(f"{FROZEN}; no window since its training has closed")
+    assert online.serving.load_champion(config, champion).state is None
+    assert len(updates(config)) == 6
