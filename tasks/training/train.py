@@ -12,7 +12,7 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import foreign, lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import checkpoints, foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -24,6 +24,7 @@ from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import without_secrets
 
 if TYPE_CHECKING:  # loads MLflow
+    from tasks.adapters.checkpoints.training import TrainingCheckpoints
     from tasks.adapters.models.estimators import Fitted
     from tasks.adapters.registry.registration import TrainedModel
 
@@ -96,6 +97,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
     version = registry.find(config.name, decision_id)
     if version is None:
         version = registry.registration.register(config, _train(config, training, decision_id), decision_id)
+    checkpoints.store.CheckpointStore(config.name, decision_id).delete_all()
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
@@ -158,7 +160,8 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
     elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
-    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows)
+    resumable = None if in_replay else _checkpoints(config, training, decision_id)
+    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows, resumable)
     trained = _with_references(config, training, rows, fitted, profile)
     peak_memory_mb = models.resources.peak_memory_mb()
     used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
@@ -174,6 +177,14 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
         "not measured" if reached is None else f"{reached:.4g}",
     )
     return replace(trained, usage=used)
+
+
+def _checkpoints(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainingCheckpoints | None":
+    every_s = config.training.checkpoint_seconds
+    if every_s is None:
+        return None
+    store = checkpoints.store.CheckpointStore(config.name, decision_id)
+    return checkpoints.training.TrainingCheckpoints(store, training.content_hash, every_s)
 
 
 def _freeze_profile(config: ModelConfig, training: Snapshot, rows: pa.Table) -> ReferenceProfile:

@@ -72,6 +72,11 @@ class Training(Settings):
     writes its model to `output`."""
     timeout_hours: float = Field(6.0, gt=0, le=24 * 7, examples=[2.0], exclude_if=lambda hours: bool(hours == 6.0))
     """A training that takes longer is stopped, and refused."""
+    checkpoint_seconds: float | None = Field(
+        30.0, ge=0, examples=[120.0], exclude_if=lambda seconds: bool(seconds == 30.0)
+    )
+    """Store the rounds so far this often, beside the model's tables: a retrain that is killed continues from there and ends in
+    the same model. Only XGBoost continues. `null` turns it off."""
     window_days: float | None = Field(None, gt=0, examples=[180.0])
     """Train on this many trailing days. Default: all history."""
     validation_share: float = Field(0.15, gt=0, lt=0.5, examples=[0.2])

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.adapters.checkpoints.training import Phase
 from tasks.policy.records.errors import EstimatorError
 
 Matrix = NDArray[np.float32]
@@ -78,9 +79,21 @@ class BoostingLibrary(ABC):
 
     @abstractmethod
     def stop_early(
-        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], patience: int
+        self,
+        estimator: Any,
+        fitted: tuple[Matrix, Target],
+        held_back: tuple[Matrix, Target],
+        patience: int,
+        phase: Phase | None = None,
     ) -> int:
-        """Fit until the held-back rows have not improved for `patience` rounds, and return the best number of rounds."""
+        """Fit until the held-back rows have not improved for `patience` rounds, and return the best number of rounds.
+
+        With a `phase`, XGBoost continues from its checkpoint and writes others; so in `fit`.
+        """
+
+    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], phase: Phase | None = None) -> Any:
+        """Fit the estimator to all rows and return it."""
+        return estimator.fit(*fitted)
 
     @abstractmethod
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:

@@ -22,6 +22,7 @@ from tasks.adapters.boosters.library import (
     Target,
     import_extra,
 )
+from tasks.adapters.checkpoints.training import Phase
 
 MISSING = -1
 SYNONYMS = {
@@ -103,7 +104,12 @@ class CatBoostLibrary(BoostingLibrary):
         return estimator
 
     def stop_early(
-        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], patience: int
+        self,
+        estimator: Any,
+        fitted: tuple[Matrix, Target],
+        held_back: tuple[Matrix, Target],
+        patience: int,
+        phase: Phase | None = None,
     ) -> int:
         beside = (estimator.table(held_back[0]), held_back[1])
         estimator.fit(*fitted, eval_set=beside, early_stopping_rounds=patience, use_best_model=True)

@@ -18,6 +18,7 @@ from tasks.adapters.boosters.library import (
     Target,
     import_extra,
 )
+from tasks.adapters.checkpoints.training import Phase
 from tasks.policy.records.errors import ModelFileError
 
 WITHOUT_EARLY_STOPPING = ("dart", "rf", "random_forest")
@@ -74,7 +75,12 @@ class LightGBMLibrary(BoostingLibrary):
         return estimator.set_params(n_estimators=rounds)
 
     def stop_early(
-        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], patience: int
+        self,
+        estimator: Any,
+        fitted: tuple[Matrix, Target],
+        held_back: tuple[Matrix, Target],
+        patience: int,
+        phase: Phase | None = None,
     ) -> int:
         stop = import_extra(self.package).early_stopping(patience, verbose=False)
         estimator.fit(*fitted, eval_X=held_back[0], eval_y=held_back[1], callbacks=[stop])

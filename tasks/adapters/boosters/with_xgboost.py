@@ -8,7 +8,9 @@ import numpy as np
 from xgboost import DMatrix, XGBClassifier, XGBModel, XGBRegressor, XGBRFClassifier, XGBRFRegressor
 from xgboost.core import XGBoostError
 
+from tasks.adapters.boosters import xgboost_rounds
 from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, Floats, Matrix, Setup, Target
+from tasks.adapters.checkpoints.training import Phase
 
 
 class XGBoostLibrary(BoostingLibrary):
@@ -36,11 +38,25 @@ class XGBoostLibrary(BoostingLibrary):
         return estimator.set_params(n_estimators=rounds)
 
     def stop_early(
-        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], patience: int
+        self,
+        estimator: Any,
+        fitted: tuple[Matrix, Target],
+        held_back: tuple[Matrix, Target],
+        patience: int,
+        phase: Phase | None = None,
     ) -> int:
+        if phase and xgboost_rounds.can_continue(estimator):
+            xgboost_rounds.fit(estimator, fitted, phase, held_back, patience)
+            return int(estimator.best_iteration) + 1
         estimator.set_params(early_stopping_rounds=patience)
         estimator.fit(*fitted, eval_set=[held_back], verbose=False)
         return int(estimator.best_iteration) + 1
+
+    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], phase: Phase | None = None) -> Any:
+        if phase and xgboost_rounds.can_continue(estimator):
+            xgboost_rounds.fit(estimator, fitted, phase)
+            return estimator
+        return estimator.fit(*fitted)
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         booster = estimator.get_booster()

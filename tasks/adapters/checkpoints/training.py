@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from tasks.adapters.checkpoints.store import CheckpointStore
 from tasks.policy.records.base import digest
@@ -89,14 +90,13 @@ class Phase:
 
 
 def content_digest(values: Any) -> str:
-    """Return the SHA-256 of an array or a data frame, with its type and shape.
-
-    Raises TypeError for anything else, whose content cannot be compared.
-    """
+    """Return the SHA-256 of an array, a sparse matrix or a data frame, with its type and shape."""
+    if sparse.issparse(values):
+        rows = values.tocsr()
+        return digest(str(rows.shape), *map(content_digest, (rows.data, rows.indices, rows.indptr)), length=64)
     if isinstance(values, pd.DataFrame):
         values = pd.util.hash_pandas_object(values).to_numpy()
-    if not isinstance(values, np.ndarray) or values.dtype == object:
-        raise TypeError(f"{type(values).__name__} has no content hash, expected an array or a data frame")
+    values = np.asarray(values)
     found = hashlib.sha256(f"{values.dtype} {values.shape}".encode())
-    found.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    found.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return found.hexdigest()

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
+from tasks.adapters.checkpoints.training import Phase, TrainingCheckpoints
 from tasks.adapters.models.encoding import Codes, Encoding
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
@@ -41,7 +42,7 @@ class TrainingData:
     """Training rows, oldest first; `classes` is the number of classes, 0 in a regression.
 
     `labels` are the target for metrics, with the columns that metrics of the user's own read. `matrix` holds all rows
-    encoded; with an `encoder` it is None, and the rows are encoded anew for each fit.
+    encoded; with an `encoder` it is None, and the rows are encoded anew for each fit. Fits continue from `checkpoints`, if given.
     """
 
     rows: pa.Table
@@ -50,6 +51,10 @@ class TrainingData:
     labels: Floats
     classes: int
     encoder: SplitEncoder | None = None
+    checkpoints: TrainingCheckpoints | None = None
+
+    def phase(self, name: str) -> Phase | None:
+        return self.checkpoints.phase(name) if self.checkpoints else None
 
     def since(self, first: int) -> Any:
         """Return the encoded rows from `first`."""
@@ -166,7 +171,8 @@ def _stop(
     X, X_val = data.split(fitted, held_back)
     y, y_val = data.target[fitted], data.target[held_back]
     if library := library_of(estimator):
-        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), patience)
+        phase = data.phase(f"early-stopping-{first}-{len(y_val)}")
+        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), patience, phase)
     else:
         estimator.set_params(early_stopping=True, n_iter_no_change=patience)
         estimator.fit(X, y, X_val=X_val, y_val=y_val)

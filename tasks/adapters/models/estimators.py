@@ -24,6 +24,7 @@ from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import Setup, missing
+from tasks.adapters.checkpoints.training import TrainingCheckpoints
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import SplitEncoder, TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
@@ -69,10 +70,15 @@ class Fitted:
     remarks: tuple[str, ...] = ()
 
 
-def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) -> Fitted:
+def fit(
+    config: ModelConfig,
+    rows: pa.Table,
+    own: SplitEncoder | None = None,
+    checkpoints: TrainingCheckpoints | None = None,
+) -> Fitted:
     """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError.
 
-    `own` encodes the rows by features of the user's own.
+    `own` encodes the rows by features of the user's own. XGBoost continues from `checkpoints` and writes others.
     """
     rows = in_order(rows, config.columns.time, config.columns.key)
     given = rows.column(config.columns.label)
@@ -82,7 +88,7 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
     encoder = own or FeatureEncoder(config.columns.features).fit(rows)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    data = TrainingData(rows, None if own else encoder.transform(rows), target, labels, len(classes), own)
+    data = TrainingData(rows, None if own else encoder.transform(rows), target, labels, len(classes), own, checkpoints)
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
@@ -93,7 +99,9 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
     failures = (*FAILURES, *(library.failures if library else ()))
     with as_estimator_error(f"{config.name}: training by {kind.__name__}", failures):
         stopped = choose_rounds(config, unfitted, data)
-        estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
+        estimator = with_rounds(unfitted(), stopped.rounds)
+        last = data.since(stopped.first), target[stopped.first :]
+        estimator = library.fit(estimator, last, data.phase("final-fit")) if library else estimator.fit(*last)
     if library:
         estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
     scorer = Scorer(Pipeline([("encoder", encoder), ("estimator", estimator)]), encoder.encoding_, config.task, classes)

@@ -7,6 +7,7 @@ rows are worth, and starts nobody's jobs.
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.checkpoints.training import TrainingCheckpoints
 from tasks.adapters.models import estimators
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.own_training import command, flow, function, pipeline, pool
@@ -15,13 +16,17 @@ from tasks.adapters.own_training.imports import check_parameters
 from tasks.adapters.own_training.snapshot_files import TrainingJob
 
 
-def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
-    """Train on labelled rows in this process. Raises EstimatorError, FeatureError, and what the user's code raises."""
+def fit(config: ModelConfig, rows: pa.Table, checkpoints: TrainingCheckpoints | None = None) -> Fitted:
+    """Train on labelled rows in this process. Raises EstimatorError, FeatureError, and what the user's code raises.
+
+    XGBoost continues from `checkpoints` and writes others.
+    """
     if config.training.is_foreign:
         config = config.with_stand_in()
     if config.training.function:
         return function.fit(config, rows)
-    return estimators.fit(config, rows, pipeline.PipelineEncoder(config) if config.training.pipeline else None)
+    own = pipeline.PipelineEncoder(config) if config.training.pipeline else None
+    return estimators.fit(config, rows, own, checkpoints)
 
 
 def train_elsewhere(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:

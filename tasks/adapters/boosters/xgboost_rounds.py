@@ -1,0 +1,203 @@
+"""Fit an XGBoost estimator so that a killed fit continues where it was and ends in the same model, bit for bit.
+
+XGBoost draws the rows and columns of a round from generators whose state is not stored with a model. Where a fit samples,
+each round therefore begins with generators of its own, seeded by the number of the round; a fit that samples nothing is
+unchanged. Early stopping goes through the stored history again, and so finds the same best round.
+Reference: https://xgboost.readthedocs.io/en/stable/python/callbacks.html
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import xgboost
+from xgboost import Booster, DMatrix, XGBRFClassifier, XGBRFRegressor
+from xgboost.callback import EarlyStopping, TrainingCallback
+from xgboost.core import XGBoostError
+
+from tasks.adapters.boosters.library import Matrix, Target
+from tasks.adapters.checkpoints import notice
+from tasks.adapters.checkpoints.training import History, Phase
+
+logger = logging.getLogger(__name__)
+Labelled = tuple[Matrix, Target]
+SHARES = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
+TREES = (None, "gbtree", "dart")
+"""Kinds of booster whose rounds can be continued; None is XGBoost's default, gbtree."""
+
+
+def can_continue(estimator: Any) -> bool:
+    """Return whether a fit of this estimator consists of rounds that can be continued: a random forest has only one."""
+    parameters = estimator.get_xgb_params()
+    own_updaters = parameters.get("updater") or parameters.get("process_type")
+    is_forest = isinstance(estimator, XGBRFClassifier | XGBRFRegressor)
+    return not is_forest and not own_updaters and parameters.get("booster") in TREES
+
+
+def samples(parameters: Mapping[str, Any]) -> bool:
+    """Return whether rounds draw rows, columns or trees at random."""
+    return parameters.get("booster") == "dart" or any(parameters.get(name) not in (None, 1) for name in SHARES)
+
+
+def fit(estimator: Any, fitted: Labelled, phase: Phase, held_back: Labelled | None = None, patience: int = 0) -> None:
+    """Fit the estimator from the phase's checkpoint, if there is one, and write checkpoints on the way.
+
+    With `held_back`, stop once these rows have not improved for `patience` rounds.
+    """
+    allowed = estimator.get_num_boosting_rounds()
+    if samples(estimator.get_xgb_params()):
+        estimator.set_params(seed_per_iteration=True)
+    parameters = estimator.get_xgb_params()
+    settings = {"rounds": allowed, "patience": patience, "library": xgboost.__version__}
+    phase.identify(parameters | settings, [*fitted, *(held_back or ())])
+    before = load(phase, allowed)
+    recorder = Recorder(phase, before, parameters, watches=held_back is not None)
+    stopping = [ContinuedStopping(patience, before.history if before else {})] if held_back else []
+    estimator.set_params(
+        n_estimators=allowed - (before.rounds if before else 0),
+        callbacks=[recorder, *stopping],
+        early_stopping_rounds=None,
+    )
+    with notice.as_exception(), recorder.saving_if_interrupted():
+        estimator.fit(
+            *fitted,
+            eval_set=[held_back] if held_back else None,
+            verbose=False,
+            xgb_model=before.booster if before else None,
+        )
+    estimator.set_params(n_estimators=allowed, callbacks=None)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A booster so far, and what its early stopping has seen."""
+
+    booster: Booster
+    history: History
+
+    @property
+    def rounds(self) -> int:
+        return int(self.booster.num_boosted_rounds())
+
+
+def load(phase: Phase, allowed: int) -> Progress | None:
+    """Return the phase's checkpoint; None without a usable one. The booster itself says how many rounds it has."""
+    found = phase.load()
+    if found is None:
+        return None
+    try:
+        before = Progress(Booster(model_file=bytearray(found[0])), found[1])
+    except XGBoostError:
+        phase.discard("holds a model that cannot be read")
+        return None
+    lengths = {len(values) for metrics in before.history.values() for values in metrics.values()}
+    if lengths - {before.rounds} or not 0 < before.rounds <= allowed:
+        phase.discard(
+            f"holds {before.rounds} rounds, but a history of {lengths or 'none'} and at most {allowed} allowed"
+        )
+        return None
+    logger.info("training: %s continues after round %d of a checkpoint", phase.name, before.rounds)
+    return before
+
+
+class Continued(Booster):
+    """A booster whose next round has the number after those that it holds; a round's seed depends on its number."""
+
+    def __init__(self, booster: Booster) -> None:
+        super().__init__(model_file=booster)
+        self._first = booster.num_boosted_rounds()
+
+    def update(self, dtrain: DMatrix, iteration: int, fobj: Any = None) -> None:
+        super().update(dtrain, self._first + iteration, fobj)
+
+
+class Recorder(TrainingCallback):
+    """Write checkpoints when they are due; where rounds sample, give each one generators of its own."""
+
+    def __init__(self, phase: Phase, before: Progress | None, parameters: Mapping[str, Any], watches: bool) -> None:
+        super().__init__()
+        self._phase, self._watches = phase, watches
+        self._earlier: History = before.history if before else {}
+        self._saved = before.rounds if before else 0
+        self._method, self._samples = parameters.get("tree_method") or "auto", samples(parameters)
+        self._is_dart = parameters.get("booster") == "dart"
+        self._model: Any = None
+        self._log: Mapping[str, Mapping[str, Any]] = {}
+
+    def before_training(self, model: Any) -> Any:
+        self._model = Continued(model) if model.num_boosted_rounds() else model
+        return self._model
+
+    def before_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        if self._samples:
+            # a change of the method, taken up by any question to the booster, makes XGBoost build its samplers anew
+            model.set_param({"tree_method": "hist" if self._method == "approx" else "approx"})
+            model.num_features()
+            model.set_param({"tree_method": self._method})
+        return False
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        self._log = evals_log
+        if self._phase.is_due():
+            self.save()
+        return False
+
+    def after_training(self, model: Any) -> Any:
+        if self._phase.is_worth_keeping():
+            self.save()
+        return model
+
+    @contextmanager
+    def saving_if_interrupted(self) -> Iterator[None]:
+        """Write a checkpoint if the block is ended by SIGTERM or Ctrl-C, which arrive between two rounds' computations."""
+        try:
+            yield
+        except BaseException as ended:
+            if not isinstance(ended, Exception) and self._model is not None:
+                self.save()
+                logger.warning("training: interrupted; %s has a checkpoint of round %d", self._phase.name, self._saved)
+            raise
+
+    def save(self) -> None:
+        """Write the rounds that are complete: with early stopping, those whose loss is measured too."""
+        rounds, history = self._model.num_boosted_rounds(), self._history()
+        lengths = [len(values) for metrics in history.values() for values in metrics.values()]
+        complete = min(lengths, default=0 if self._watches else rounds)
+        if complete == self._saved or (complete < rounds and self._is_dart):  # dart weighs earlier trees anew
+            return
+        model = self._model if complete == rounds else self._model[:complete]
+        self._phase.save(bytes(model.save_raw("ubj")), history)
+        self._saved = complete
+
+    def _history(self) -> History:
+        data = {**self._earlier, **self._log}
+        return {
+            name: {
+                metric: [*self._earlier.get(name, {}).get(metric, []), *self._log.get(name, {}).get(metric, [])]
+                for metric in metrics
+            }
+            for name, metrics in data.items()
+        }
+
+
+class ContinuedStopping(EarlyStopping):
+    """XGBoost's early stopping after the rounds of a checkpoint."""
+
+    def __init__(self, patience: int, history: History) -> None:
+        super().__init__(rounds=patience)
+        self._history, self._ended = history, False
+
+    def before_training(self, model: Any) -> Any:
+        rounds = min((len(values) for metrics in self._history.values() for values in metrics.values()), default=0)
+        for number in range(rounds):
+            seen = {
+                name: {metric: [values[number]] for metric, values in metrics.items()}
+                for name, metrics in self._history.items()
+            }
+            self._ended = bool(self.after_iteration(model, number, seen))
+        return super().before_training(model)
+
+    def before_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        return self._ended
