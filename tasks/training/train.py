@@ -4,6 +4,7 @@ Training is refused, with a reason, if the rows cannot support a sound model. Th
 profile, which monitoring compares with, and the manifest that reproduces the training.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import checkpoints, foreign, lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import checkpoints, engines, foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -25,6 +26,7 @@ from tasks.policy.records.text import without_secrets
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.checkpoints.training import TrainingCheckpoints
+    from tasks.adapters.engines.row_batches import Engine
     from tasks.adapters.models.estimators import Fitted
     from tasks.adapters.registry.registration import TrainedModel
 
@@ -151,7 +153,22 @@ def _check_same(config: ModelConfig, source: str, known: ModelVersion) -> None:
 def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
     began = perf_counter(), process_time()
-    rows = lake.read_labelled(training)
+    in_memory = config.training.engine == "memory"
+    opened = nullcontext(lake.read_labelled(training)) if in_memory else engines.mapped_rows.map_labelled(training)
+    with opened as rows:
+        return _train_on(config, training, decision_id, rows, began)
+
+
+def _engine(config: ModelConfig) -> "Engine | None":
+    kind = config.training.engine
+    if kind == "memory":
+        return None
+    return engines.row_batches.Engine(config.name, kind, config.training.dask_scheduler)
+
+
+def _train_on(
+    config: ModelConfig, training: Snapshot, decision_id: str, rows: pa.Table, began: tuple[float, float]
+) -> "TrainedModel":
     _check_rows(config, training, rows)
     profile = _freeze_profile(config, training, rows)
     elsewhere, in_replay = None, orchestration.runs.run_mode() == RunMode.REPLAY
@@ -161,22 +178,26 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
     resumable = None if in_replay else _checkpoints(config, training, decision_id)
-    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows, resumable)
+    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows, resumable, _engine(config))
     trained = _with_references(config, training, rows, fitted, profile)
     peak_memory_mb = models.resources.peak_memory_mb()
     used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
+    _log_training(config, fitted, used)
+    return replace(trained, usage=used)
+
+
+def _log_training(config: ModelConfig, fitted: "Fitted", used: Usage) -> None:
     reached = fitted.metrics.get(config.performance.metric)
     get_run_logger().info(
         "training: %d rows in %.1f CPU s and %s rounds; held-back %s %s",
-        len(rows),
+        used.rows,
         used.cpu_s,
         fitted.rounds if fitted.rounds is not None else "no",
         config.performance.metric,
         "not measured" if reached is None else f"{reached:.4g}",
     )
-    return replace(trained, usage=used)
 
 
 def _checkpoints(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainingCheckpoints | None":

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.adapters.checkpoints.training import Phase
+from tasks.adapters.engines.row_batches import Matrix, Target
 from tasks.policy.records.errors import EstimatorError
 
-Matrix = NDArray[np.float32]
-Target = NDArray[np.float64] | NDArray[np.int64]
 Floats = NDArray[np.float64]
 EXTRAS = ("lightgbm", "catboost")
 """Packages that come with an extra of Perennial of the same name."""
@@ -44,6 +43,7 @@ class Setup:
     quantile: float
     seed: int
     threads: int
+    device: str = "cpu"
 
 
 class BoostingLibrary(ABC):

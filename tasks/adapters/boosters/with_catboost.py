@@ -17,12 +17,11 @@ from tasks.adapters.boosters.library import (
     BoostingLibrary,
     EncodedInputs,
     Floats,
-    Matrix,
     Setup,
-    Target,
     import_extra,
 )
 from tasks.adapters.checkpoints.training import Phase
+from tasks.adapters.engines.row_batches import Matrix, Target
 
 MISSING = -1
 SYNONYMS = {

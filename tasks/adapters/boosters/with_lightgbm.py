@@ -13,12 +13,11 @@ from tasks.adapters.boosters.library import (
     BoostingLibrary,
     EncodedInputs,
     Floats,
-    Matrix,
     Setup,
-    Target,
     import_extra,
 )
 from tasks.adapters.checkpoints.training import Phase
+from tasks.adapters.engines.row_batches import Matrix, Target
 from tasks.policy.records.errors import ModelFileError
 
 WITHOUT_EARLY_STOPPING = ("dart", "rf", "random_forest")

@@ -8,9 +8,10 @@ import numpy as np
 from xgboost import DMatrix, XGBClassifier, XGBModel, XGBRegressor, XGBRFClassifier, XGBRFRegressor
 from xgboost.core import XGBoostError
 
-from tasks.adapters.boosters import xgboost_rounds
-from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, Floats, Matrix, Setup, Target
+from tasks.adapters.boosters import xgboost_batches, xgboost_rounds
+from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, Floats, Setup
 from tasks.adapters.checkpoints.training import Phase
+from tasks.adapters.engines.row_batches import Matrix, RowBatches, Target
 
 
 class XGBoostLibrary(BoostingLibrary):
@@ -45,6 +46,9 @@ class XGBoostLibrary(BoostingLibrary):
         patience: int,
         phase: Phase | None = None,
     ) -> int:
+        if isinstance(fitted[0], RowBatches):
+            xgboost_batches.fit(estimator, fitted[0], phase, held_back[0], patience)
+            return int(estimator.best_iteration) + 1
         if phase and xgboost_rounds.can_continue(estimator):
             xgboost_rounds.fit(estimator, fitted, phase, held_back, patience)
             return int(estimator.best_iteration) + 1
@@ -53,6 +57,9 @@ class XGBoostLibrary(BoostingLibrary):
         return int(estimator.best_iteration) + 1
 
     def fit(self, estimator: Any, fitted: tuple[Matrix, Target], phase: Phase | None = None) -> Any:
+        if isinstance(fitted[0], RowBatches):
+            xgboost_batches.fit(estimator, fitted[0], phase, None)
+            return estimator
         if phase and xgboost_rounds.can_continue(estimator):
             xgboost_rounds.fit(estimator, fitted, phase)
             return estimator
@@ -99,6 +106,8 @@ def _settings(setup: Setup) -> dict[str, Any]:
         "feature_types": _types(setup.inputs),
         "eval_metric": watched,
     }
+    if setup.device != "cpu":
+        settings["device"] = setup.device
     if setup.metric == "pinball":
         settings |= {"objective": "reg:quantileerror", "quantile_alpha": setup.quantile}
     return settings

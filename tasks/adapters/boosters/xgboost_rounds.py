@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import xgboost
 from xgboost import Booster, DMatrix, XGBRFClassifier, XGBRFRegressor
 from xgboost.callback import EarlyStopping, TrainingCallback
 from xgboost.core import XGBoostError
 
-from tasks.adapters.boosters.library import Matrix, Target
 from tasks.adapters.checkpoints import notice
 from tasks.adapters.checkpoints.training import History, Phase
+from tasks.adapters.engines.row_batches import Matrix, Target
 
 logger = logging.getLogger(__name__)
 Labelled = tuple[Matrix, Target]
@@ -49,24 +48,13 @@ def fit(estimator: Any, fitted: Labelled, phase: Phase, held_back: Labelled | No
     allowed = estimator.get_num_boosting_rounds()
     if samples(estimator.get_xgb_params()):
         estimator.set_params(seed_per_iteration=True)
-    parameters = estimator.get_xgb_params()
-    settings = {"rounds": allowed, "patience": patience, "library": xgboost.__version__}
-    phase.identify(parameters | settings, [*fitted, *(held_back or ())])
-    before = load(phase, allowed)
-    recorder = Recorder(phase, before, parameters, watches=held_back is not None)
-    stopping = [ContinuedStopping(patience, before.history if before else {})] if held_back else []
-    estimator.set_params(
-        n_estimators=allowed - (before.rounds if before else 0),
-        callbacks=[recorder, *stopping],
-        early_stopping_rounds=None,
+    phase.identify(
+        {**estimator.get_xgb_params(), "rounds": allowed, "patience": patience}, [*fitted, *(held_back or ())]
     )
-    with notice.as_exception(), recorder.saving_if_interrupted():
-        estimator.fit(
-            *fitted,
-            eval_set=[held_back] if held_back else None,
-            verbose=False,
-            xgb_model=before.booster if before else None,
-        )
+    going = Continuation.of(phase, estimator.get_xgb_params(), allowed, patience if held_back else None)
+    estimator.set_params(n_estimators=going.rounds_left, callbacks=going.callbacks, early_stopping_rounds=None)
+    with going.interruptible():
+        estimator.fit(*fitted, eval_set=[held_back] if held_back else None, verbose=False, xgb_model=going.booster)
     estimator.set_params(n_estimators=allowed, callbacks=None)
 
 
@@ -100,6 +88,36 @@ def load(phase: Phase, allowed: int) -> Progress | None:
         return None
     logger.info("training: %s continues after round %d of a checkpoint", phase.name, before.rounds)
     return before
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A fit from its checkpoint on: the booster so far, the rounds left, and the callbacks that write checkpoints and stop."""
+
+    booster: Booster | None
+    rounds_left: int
+    recorder: "Recorder"
+    callbacks: list[TrainingCallback]
+
+    @classmethod
+    def of(cls, phase: Phase, parameters: Mapping[str, Any], allowed: int, patience: int | None) -> "Continuation":
+        """Load the phase's checkpoint. With a `patience`, the fit watches rows that are held back."""
+        before = load(phase, allowed)
+        recorder = Recorder(phase, before, parameters, watches=patience is not None)
+        stopping = [] if patience is None else [ContinuedStopping(patience, before.history if before else {})]
+        left = allowed - (before.rounds if before else 0)
+        return cls(before.booster if before else None, left, recorder, [recorder, *stopping])
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Write a checkpoint if the block is ended by SIGTERM or Ctrl-C, which arrive between two rounds' computations."""
+        with notice.as_exception():
+            try:
+                yield
+            except BaseException as ended:
+                if not isinstance(ended, Exception):
+                    self.recorder.save_interrupted()
+                raise
 
 
 class Continued(Booster):
@@ -149,16 +167,10 @@ class Recorder(TrainingCallback):
             self.save()
         return model
 
-    @contextmanager
-    def saving_if_interrupted(self) -> Iterator[None]:
-        """Write a checkpoint if the block is ended by SIGTERM or Ctrl-C, which arrive between two rounds' computations."""
-        try:
-            yield
-        except BaseException as ended:
-            if not isinstance(ended, Exception) and self._model is not None:
-                self.save()
-                logger.warning("training: interrupted; %s has a checkpoint of round %d", self._phase.name, self._saved)
-            raise
+    def save_interrupted(self) -> None:
+        if self._model is not None:
+            self.save()
+            logger.warning("training: interrupted; %s has a checkpoint of round %d", self._phase.name, self._saved)
 
     def save(self) -> None:
         """Write the rounds that are complete: with early stopping, those whose loss is measured too."""

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Phase:
 
     def identify(self, settings: Mapping[str, object], inputs: Sequence[Any]) -> None:
         """Note the settings and the matrices and targets of the fit; they are hashed only when it is needed."""
-        listed = json.dumps(settings, sort_keys=True, default=str)
+        listed = json.dumps({**settings, "library": version("xgboost")}, sort_keys=True, default=str)
         content_hash, name = self.checkpoints.content_hash, self.name
         self._identity = lambda: digest(content_hash, name, listed, *map(content_digest, inputs), length=64)
         self._known = None

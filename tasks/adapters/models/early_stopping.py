@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.checkpoints.training import Phase, TrainingCheckpoints
+from tasks.adapters.engines.row_batches import RowBatches
 from tasks.adapters.models.encoding import Codes, Encoding
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
@@ -177,7 +178,8 @@ def _stop(
         estimator.set_params(early_stopping=True, n_iter_no_change=patience)
         estimator.fit(X, y, X_val=X_val, y_val=y_val)
         rounds = int(estimator.n_iter_)
-    if config.task == "regression":
-        return Stopped(rounds, held_back, np.asarray(estimator.predict(X_val), float), first)
-    y_pred = np.asarray(estimator.predict_proba(X_val), float)
+    predict = estimator.predict if config.task == "regression" else estimator.predict_proba
+    y_pred = np.asarray(X_val.predict(predict) if isinstance(X_val, RowBatches) else predict(X_val), float)
+    if y_pred.ndim == 1:
+        return Stopped(rounds, held_back, y_pred, first)
     return Stopped(rounds, held_back, y_pred[:, 1] if y_pred.shape[1] == 2 else y_pred, first)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.checkpoints.training import TrainingCheckpoints
+from tasks.adapters.engines.row_batches import Engine
 from tasks.adapters.models import estimators
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.own_training import command, flow, function, pipeline, pool
@@ -16,17 +17,22 @@ from tasks.adapters.own_training.imports import check_parameters
 from tasks.adapters.own_training.snapshot_files import TrainingJob
 
 
-def fit(config: ModelConfig, rows: pa.Table, checkpoints: TrainingCheckpoints | None = None) -> Fitted:
+def fit(
+    config: ModelConfig,
+    rows: pa.Table,
+    checkpoints: TrainingCheckpoints | None = None,
+    engine: Engine | None = None,
+) -> Fitted:
     """Train on labelled rows in this process. Raises EstimatorError, FeatureError, and what the user's code raises.
 
-    XGBoost continues from `checkpoints` and writes others.
+    XGBoost continues from `checkpoints` and writes others, and trains by the `engine`, if one is given.
     """
     if config.training.is_foreign:
         config = config.with_stand_in()
     if config.training.function:
         return function.fit(config, rows)
     own = pipeline.PipelineEncoder(config) if config.training.pipeline else None
-    return estimators.fit(config, rows, own, checkpoints)
+    return estimators.fit(config, rows, own, checkpoints, engine)
 
 
 def train_elsewhere(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:
