@@ -165,7 +165,7 @@ def test_defect_keeps_its_traceback(monkeypatch):
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("deployments.cli.checking.check_files", broken)
+    monkeypatch.setattr("deployments.new.checking.check_files", broken)
     with pytest.raises(ZeroDivisionError):
         main(["check"])
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
+from tasks.policy.training.edge import EdgePolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
 """Parameters that a Prefect deployment of the user's own is always given."""
@@ -83,6 +84,10 @@ class Training(Settings):
     refit: bool = Field(True, examples=[False], exclude_if=lambda refit: bool(refit))
     """Fit the model that validation judges once more, on the training rows and the holdout together, with as many rounds.
     That model serves, once it is no worse on the holdout than the one that was validated. Not for a command or a flow."""
+    edge: EdgePolicy = Field(
+        EdgePolicy(), examples=[{"max_age_days": 7}], exclude_if=lambda rules: rules == EdgePolicy()
+    )
+    """What updates of devices must keep to."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
     trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
