@@ -87,7 +87,9 @@ def test_device_adapts_and_its_update_becomes_the_champion(model, tmp_path):
     assert not any(word in update.read_text(encoding="utf-8") for word in ("rows.jsonl", "green", "noise"))
     assert main(["edge", "import", model, str(update), "--until", END.isoformat(), "--requested-by", ADA]) == 0
     config = load_model_config(model)
-    (registered,) = [from_json(ModelVersion, each.body) for each in ledger.entries("small", kind="challenger.registered")][1:]
+    (registered,) = [
+        from_json(ModelVersion, each.body) for each in ledger.entries("small", kind="challenger.registered")
+    ][1:]
     (imported,) = ledger.entries("small", kind="edge.imported")
     assert imported.actor == ADA and imported.decision_id == registered.decision_id
     assert "update 1 of the device" in dict(registered.tags)["origin"]
