@@ -34,7 +34,7 @@ from tasks.policy.records.evidence import ValidationReport
 from tasks.policy.reporting.preview import Preview
 from tasks.record.edge import read_update, record_update
 from tasks.record.history import find_champion, find_earlier, load_validation, next_cost_usd, spent_usd
-from tasks.record.preview import preview_retraining, preview_trial
+from tasks.record.preview import preview_retraining, preview_trial, preview_update
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
 from tasks.rollout.access import admit, check_decision, check_named, check_trigger, use_override
 from tasks.rollout.lease import with_lease
@@ -78,7 +78,7 @@ def retrain(
     decision_id = decision_id or manual_decision_id(config, until, reason)
     request = RunRequest("retrain", model, principal, requested_by, as_of, wall_clock(), reason, override)
     if update:
-        return _validate_update(config, request, update)
+        return _validate_update(config, request, update, dry_run)
     require_training(config)
     if dry_run:
         return _preview(config, request, decision_id, earlier)
@@ -105,17 +105,23 @@ def retrain(
     return validation
 
 
-def _validate_update(config: ModelConfig, request: RunRequest, address: str) -> ValidationReport:
+def _validate_update(
+    config: ModelConfig, request: RunRequest, address: str, dry_run: bool
+) -> ValidationReport | Preview:
     """Validate what a device learned as the challenger: the champion's trees with other leaf values."""
-    check_trigger(config, request)
-    check_named(config, request)
+    if not dry_run:
+        check_trigger(config, request)
+        check_named(config, request)
     champion = find_champion(config, required=True)
     signed = read_update(config, address, champion, request.now)
     request = replace(request, reason=signed.update.sentence)
-    check_decision(config, request, signed.update.decision_id)
-    land_labels(config, request.as_of)
+    if not dry_run:
+        check_decision(config, request, signed.update.decision_id)
+        land_labels(config, request.as_of)
     _, holdout = split_labelled_rows(config, request.as_of)
     holdout = after(config, holdout, champion.trained.end)
+    if dry_run:
+        return preview_update(config, request, holdout)
     challenger = take_in_update(config, champion, signed)
     record_update(config, request, signed.update)
     validation = validate_challenger(config, challenger, champion, holdout)

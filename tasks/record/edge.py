@@ -6,16 +6,19 @@ which updates were taken in before.
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import edge, ledger, registry
-from tasks.adapters.edge.updates import SignedUpdate
 from tasks.adapters.storage.atomic_files import atomic_folder
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import digest, from_json
 from tasks.policy.records.errors import ExportRefused, ForeignUpdate, UpdateRefused
 from tasks.policy.records.evidence import Fact, ModelVersion
 from tasks.policy.training.edge import EXPORTED, IMPORTED, EdgeExport, EdgeUpdate, ImportFacts, find_fault
+
+if TYPE_CHECKING:  # loads XGBoost
+    from tasks.adapters.edge.updates import SignedUpdate
 
 COMPLETED = ("challenger.validated", "challenger.refused")
 
@@ -46,7 +49,7 @@ def export_version(config: ModelConfig, version: ModelVersion, folder: Path, req
     return export
 
 
-def read_update(config: ModelConfig, address: str, champion: ModelVersion, now: datetime) -> SignedUpdate:
+def read_update(config: ModelConfig, address: str, champion: ModelVersion, now: datetime) -> "SignedUpdate":
     """Return a device's update after checking its signature, its base, its age and that it is new. Raises UpdateRefused."""
     try:
         with Path(address).open("rb") as file:

@@ -109,6 +109,8 @@ def test_ledger_names_the_export_and_the_import(model, tmp_path):
 
 def test_import_is_refused_twice_and_for_an_earlier_champion(model, tmp_path):
     first, other = (adapted(export(model, tmp_path / name)) for name in ("device", "other"))
+    shown = import_update(model, first, dry_run=True)
+    assert shown.refusals == () and "it would be compared with champion 1" in shown.reasons[0]
     import_update(model, first)
     versions = len(registry.all_tags("small"))
     with pytest.raises(ReplayedUpdate, match="was imported before"):
