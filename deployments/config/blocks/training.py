@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
 from tasks.policy.training.edge import EdgePolicy
+from tasks.policy.training.race import RacePolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
 """Parameters that a Prefect deployment of the user's own is always given."""
@@ -88,6 +89,9 @@ class Training(Settings):
         EdgePolicy(), examples=[{"max_age_days": 7}], exclude_if=lambda rules: rules == EdgePolicy()
     )
     """What updates of devices must keep to."""
+    race: RacePolicy | None = Field(None, examples=[{"windows": 4}], exclude_if=lambda race: race is None)
+    """Before each training, let ways to choose the rows compete on the latest closed windows, and train by the best one.
+    Default: no race, all rows count alike. Not for a command or a flow."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
     trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
@@ -110,6 +114,8 @@ class Training(Settings):
             if getattr(self, name) and way not in accepted:
                 rather = "; use flow_parameters" if name == "parameters" else ""
                 raise ValueError(f"{name} is given with {way}, expected it with {' or '.join(accepted)} only{rather}")
+        if self.race and self.is_foreign:
+            raise ValueError(f"race is given with {way}, expected it with estimator or function only; remove it")
         taken = [name for name in HANDED_OVER if name in self.flow_parameters]
         if taken:
             raise ValueError(f"flow_parameters has {taken[0]}, which every flow is given, expected another name")

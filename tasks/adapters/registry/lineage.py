@@ -31,6 +31,7 @@ from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import FeatureKind, Snapshot
+from tasks.policy.training.race import RaceReport
 
 BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
@@ -67,6 +68,8 @@ class TrainingManifest:
     """Rows that the serving model was fitted to beside those of `snapshot`; None without a refit."""
     validated_sha256: Annotated[str | None, Field(exclude_if=lambda found: found is None)] = None
     """Hash of the model that was fitted to `snapshot` alone and validated; None without a refit."""
+    race: Annotated[RaceReport | None, Field(exclude_if=lambda report: report is None)] = None
+    """Who raced, with which losses and at what cost, and who won; None without a race."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Lineage:
     learned: Window
     decision_id: str
     holdout: Snapshot | None = None
+    race: RaceReport | None = None
 
 
 def manifest(config: ModelConfig, origin: Lineage, sha256: str) -> TrainingManifest:
@@ -100,6 +104,7 @@ def manifest(config: ModelConfig, origin: Lineage, sha256: str) -> TrainingManif
         code_version=code_version(),
         libraries={name: installed_version(name) for name in libraries(fitted.scorer)},
         holdout=origin.holdout,
+        race=origin.race,
     )
 
 

@@ -33,6 +33,7 @@ from tasks.policy.records.evidence import USAGE, VALIDATED_SHA256, VALIDATED_UNT
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import plain
+from tasks.policy.training.race import RaceReport
 
 _EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -67,6 +68,9 @@ class TrainedModel:
     """The model that serves in its place, fitted to the holdout too; None if this one serves."""
     base: ModelVersion | None = None
     """The version whose trees it shares, with leaf values that a device learned; None for any other model."""
+
+    race: RaceReport | None = None
+    """The race that decided which rows to learn from."""
 
     @property
     def serving(self) -> Fitted:
@@ -157,7 +161,7 @@ def _hash_of(files: Path) -> str:
 def _lineage(trained: TrainedModel, decision_id: str) -> lineage.Lineage:
     """Return which rows and which decision the serving model comes from."""
     holdout = trained.refit.holdout if trained.refit else None
-    return lineage.Lineage(trained.serving, trained.training, trained.learned, decision_id, holdout)
+    return lineage.Lineage(trained.serving, trained.training, trained.learned, decision_id, holdout, trained.race)
 
 
 def ensure_model(client: MlflowClient, config: ModelConfig) -> str:
