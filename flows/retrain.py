@@ -134,7 +134,7 @@ def _validate_update(
         check_decision(config, request, signed.update.decision_id)
         land_labels(config, request.as_of)
     _, holdout = split_labelled_rows(config, request.as_of)
-    holdout = after(config, holdout, champion.trained.end)
+    holdout = after(config, holdout, signed.update.seen_until(champion))
     if dry_run:
         return preview_update(config, request, holdout)
     challenger = take_in_update(config, champion, signed)

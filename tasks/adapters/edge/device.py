@@ -190,6 +190,10 @@ class Leaves:
                 f"the model is {kind} with {self.objective} for {parameters['num_target']} targets, expected gbtree for one "
                 f"target with one of {', '.join(OBJECTIVES)}"
             )
+        if self.booster.attr("best_iteration") not in (None, str(self.booster.num_boosted_rounds() - 1)):
+            raise EdgeRefusal(
+                "the model answers by its first trees only (best_iteration), expected one that uses all of them"
+            )
         model = learner["gradient_booster"]["model"]
         self._trees, self.groups = model["trees"], np.array(model["tree_info"], int)
         nodes = [np.flatnonzero(np.array(tree["left_children"]) == -1) for tree in self._trees]
@@ -437,11 +441,13 @@ class EdgeModel:
         """Learn from labelled rows in order of time, latest last; return what was done, with losses.
 
         What was learned before is judged on these rows first, and undone if it does more harm than good. What is learned now
-        is judged on the latest rows. Raises EdgeRefusal for rows that cannot be used, or fewer than 50 with a known label.
+        is judged on the latest rows. Rows may have the model's time column: an update then says until when was learned. Raises
+        EdgeRefusal for rows that cannot be used, or fewer than 50 with a known label.
         """
         matrix, target = encode(rows, self.description), self._targets(labels)
         if len(matrix) != len(target):
             raise EdgeRefusal(f"{len(matrix)} rows and {len(target)} labels, expected as many labels as rows")
+        learned_until = self._latest_time(rows)
         known = np.isfinite(target)
         if known.sum() < FEWEST_ROWS:
             raise EdgeRefusal(f"{known.sum()} rows with a known label, expected at least {FEWEST_ROWS} to adapt to")
@@ -449,6 +455,7 @@ class EdgeModel:
         with self.journal.locked():
             state = self._read_state()
             outcome, changes = self._adapted(state, reached, target[known])
+            changes["learned_until"] = max(filter(None, (state["learned_until"], learned_until)), default=None)
             self._take(self.journal.write({**state, **changes}, "adapted", outcome))
         return outcome
 
@@ -504,6 +511,7 @@ class EdgeModel:
             "created_at": json.loads(state["line"])["at"],
             "counts": counts,
             "losses": state["losses"],
+            "learned_until": state["learned_until"],
             "leaves": state["values"],
             "log": {"sequence": json.loads(state["line"])["sequence"], "hash": chained(state["line"])},
         }
@@ -524,7 +532,13 @@ class EdgeModel:
     def _fresh(self) -> dict[str, Any]:
         frozen = pack(self.leaves.frozen)
         names = ("predicted_rows", "adapted_rows", "adaptations", "discarded", "rolled_back", "updates")
-        return {"values": frozen, "good": frozen, "counts": dict.fromkeys(names, 0), "losses": {}}
+        return {
+            "values": frozen,
+            "good": frozen,
+            "counts": dict.fromkeys(names, 0),
+            "losses": {},
+            "learned_until": None,
+        }
 
     def _take(self, state: Mapping[str, Any]) -> None:
         """Serve this state's leaf values. Raises EdgeRefusal if they are not those of this model."""
@@ -552,6 +566,19 @@ class EdgeModel:
             values = matrix[:, names.index(name)]
             found[name] = int(((values < np.float32(low)) | (values > np.float32(high))).sum())
         return found
+
+    def _latest_time(self, rows: Rows) -> str | None:
+        """Return the latest time (UTC) of rows that have the model's time column; None for rows without it."""
+        name = self.manifest["time"]
+        given = rows.get(name, ()) if isinstance(rows, Mapping) else [row.get(name) for row in rows]
+        try:
+            times = [datetime.fromisoformat(str(value)) for value in given if not is_null(value)]
+        except ValueError:
+            raise EdgeRefusal(
+                f"column {name}: holds no times, expected the form 2026-06-05T12:00+00:00, or no column"
+            ) from None
+        zoned = [time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC) for time in times]
+        return max(zoned).isoformat() if zoned else None
 
     def _targets(self, labels: Sequence[Any]) -> Floats:
         """Return labels as codes of the classes or numbers; NaN for a null or an unknown class."""

@@ -70,9 +70,10 @@ def write_folder(folder: Path, config: ModelConfig, exported: Exported) -> None:
         "key_id": export.key_id,
         "created_as_of": export.at.isoformat(),
         "label": config.columns.label,
+        "time": config.columns.time,
         "metric": config.performance.metric,
         "quantile": config.performance.quantile,
-        "reference": _ranges(exported.profile),
+        "reference": _ranges(config, exported.profile),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
     for name, content in contents.items():
@@ -82,9 +83,16 @@ def write_folder(folder: Path, config: ModelConfig, exported: Exported) -> None:
     (folder / device.KEY).write_text(exported.key.hex(), encoding="ascii")
 
 
-def _ranges(profile: ReferenceProfile) -> dict[str, tuple[float, float]]:
-    """Return the smallest and largest value of each numeric feature in the reference."""
-    found = {
-        each.feature: (each.counts.minimum, each.counts.maximum) for each in profile.features if each.kind == "numeric"
-    }
-    return {name: (low, high) for name, (low, high) in found.items() if low is not None and high is not None}
+def _ranges(config: ModelConfig, profile: ReferenceProfile) -> dict[str, tuple[float, float]]:
+    """Return the smallest and largest value of each numeric feature in the reference, except for personal ones."""
+    found = {}
+    for each in profile.features:
+        low, high = each.counts.minimum, each.counts.maximum
+        if (
+            each.kind == "numeric"
+            and each.feature not in config.columns.personal
+            and low is not None
+            and high is not None
+        ):
+            found[each.feature] = (low, high)
+    return found

@@ -26,7 +26,7 @@ class EdgePolicy(Settings):
 
     max_age_days: float = Field(30, gt=0, le=3650, examples=[7])
     """An update that its device wrote longer ago is refused."""
-    max_change: float = Field(0.5, gt=0, le=10, examples=[0.25])
+    max_change: float = Field(1.0, gt=0, le=10, examples=[0.5])
     """The furthest that an update may move a prediction before the link function: as a share of the largest that the leaves of
     the exported model can add up to."""
 
@@ -77,6 +77,8 @@ class EdgeUpdate:
     counts: Mapping[str, int]
     losses: Mapping[str, EdgeLoss]
     log: EdgeLogHead
+    learned_until: datetime | None = None
+    """Time of the latest row that it learned from, where the device's rows had one."""
     key_id: str = ""
     content_sha256: str = ""
 
@@ -84,6 +86,12 @@ class EdgeUpdate:
     def decision_id(self) -> str:
         """The id of the decision to take it in: the same file always has the same one."""
         return digest(self.model, IMPORTED, self.content_sha256)
+
+    def seen_until(self, champion: ModelVersion) -> datetime:
+        """The time from which on rows are new to both the champion and the adapted model, as far as the device says."""
+        if self.learned_until is None:
+            return champion.trained.end
+        return max(champion.trained.end, self.learned_until + timedelta(microseconds=1))
 
     @property
     def sentence(self) -> str:

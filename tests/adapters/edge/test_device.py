@@ -208,6 +208,21 @@ def test_file_runs_without_perennial(tmp_path):
     assert refused[0] == 2 and "absent.csv: cannot be read" in refused[2]
 
 
+@pytest.mark.parametrize("naive", [False, True])
+def test_update_says_until_when_was_learned(naive, tmp_path):
+    _, folder = exported_model(tmp_path)
+    rows = drifted("binary", 100)
+    columns, labels = on_device(rows), rows["label"].to_pylist()
+    with EdgeModel(folder) as model:
+        model.adapt({name: columns[name] for name in columns if name != "time"}, labels)
+        assert model.update(folder / "first.json")["learned_until"] is None
+        times = [time.replace(tzinfo=None) if naive else time.isoformat() for time in columns["time"]]
+        model.adapt(columns | {"time": times}, labels)
+        assert model.update(folder / "second.json")["learned_until"] == max(columns["time"]).isoformat()
+        with pytest.raises(EdgeRefusal, match="column time: holds no times"):
+            model.adapt(columns | {"time": ["noon"] * 100}, labels)
+
+
 def test_log_is_a_chain_as_the_ledger_is(tmp_path):
     _, folder = exported_model(tmp_path)
     rows = drifted("binary")

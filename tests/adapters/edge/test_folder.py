@@ -46,3 +46,10 @@ def test_manifest_names_the_files_and_the_ranges_of_the_reference(tmp_path):
     x = make_rows()["x"].to_pylist()
     assert manifest["reference"]["x"] == [min(x), max(x)]
     assert {path.name for path in folder.iterdir()} == {*manifest["files"], device.MANIFEST, device.KEY}
+
+
+def test_ranges_of_personal_features_stay_here(tmp_path):
+    config = make_config()
+    config = config.model_copy(update={"columns": config.columns.model_copy(update={"personal": ("noise",)})})
+    _, folder = exported_model(tmp_path, config=config)
+    assert set(json.loads((folder / device.MANIFEST).read_bytes())["reference"]) == {"x"}

@@ -61,6 +61,7 @@ def test_update_holds_no_row(update):
     body = json.loads(content)["body"]
     assert set(body) == {
         "format", "model", "version", "sha256", "number", "created_at", "counts", "losses", "leaves", "log",
+        "learned_until",
     }  # fmt: skip
     description = json.loads((folder / device.DESCRIPTION).read_bytes())
     words = [*(name for name, _ in description["features"] if len(name) > 1), *description["categories"]["colour"]]

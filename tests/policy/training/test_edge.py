@@ -19,7 +19,7 @@ from tasks.policy.training.edge import (
 )
 
 NOW, KEY = utc("2026-06-05T12:00"), "a" * 16
-UPDATE = EdgeUpdate("churn", "3", "f" * 64, 2, NOW, {}, {}, EdgeLogHead(5, "b" * 64), KEY, "c" * 64)
+UPDATE = EdgeUpdate("churn", "3", "f" * 64, 2, NOW, {}, {}, EdgeLogHead(5, "b" * 64), None, KEY, "c" * 64)
 CHAMPION = ModelVersion("churn", "3", "run", "d", Window(utc("2026-01-01"), utc("2026-05-01")), 9, "f" * 64)
 FACTS = ImportFacts(EdgeExport("churn", "3", "f" * 64, KEY, utc("2026-05-02")), CHAMPION, NOW)
 DAY = timedelta(days=1)
@@ -85,3 +85,10 @@ def test_reason_says_what_the_device_measured():
         "-0.5 (-0.7 to -0.3)"
     )
     assert UPDATE.sentence.endswith("for version 3: adapted to 0 rows")
+
+
+def test_rows_are_new_after_the_latest_that_was_learned():
+    assert UPDATE.seen_until(CHAMPION) == utc("2026-05-01")
+    assert replace(UPDATE, learned_until=utc("2026-04-01")).seen_until(CHAMPION) == utc("2026-05-01")
+    late = replace(UPDATE, learned_until=utc("2026-06-01T10:00")).seen_until(CHAMPION)
+    assert utc("2026-06-01T10:00") < late < utc("2026-06-01T10:01")
