@@ -27,7 +27,7 @@ START = utc("2001-01-01")
 DAY = timedelta(days=1)
 HISTORY_SHARE = 0.3
 HOLDOUT_WINDOWS = 2
-WINDOWS_APART = 4
+WINDOWS_APART = 2
 """Windows from one retrain to the next."""
 FIXED = {"n_estimators": 300, "max_depth": 6, "learning_rate": 0.1, "subsample": 0.8, "colsample_bytree": 0.8}
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import xgboost
+from numpy.typing import NDArray
 
 try:
     import fcntl
@@ -52,7 +53,9 @@ HARM_SE, INTERVAL_SE = 1.0, 1.96
 FLUSH_ROWS = 10_000
 """Predicted rows that are counted in memory at most before the log has them."""
 
-Floats = Any
+Floats = NDArray[Any]
+Slope = Callable[[Floats, int], tuple[Floats, Floats]]
+"""First and second derivative of each row's loss, at a margin and for one class."""
 Rows = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 
 
@@ -227,10 +230,10 @@ class Leaves:
         sums = [given[:, self.groups == group].sum(axis=1) for group in range(self.width)]
         return np.stack(sums, axis=1) + self.base
 
-    def learn(self, values: Floats, reached: Floats, slope: Callable[[Floats, int], Floats]) -> Floats:
+    def learn(self, values: Floats, reached: Floats, slope: Slope) -> Floats:
         """Return leaf values after one pass over the trees: each leaf moves a little against the slope of its rows' loss.
 
-        `slope(margin, group)` returns first and second derivative of each row's loss. A leaf that few rows reach hardly moves.
+        A leaf that few rows reach hardly moves.
         """
         values, margin = values.astype(float), self.margin(values, reached)
         rate = LEARNING * self.width / max(1, len(self.groups))
@@ -267,15 +270,15 @@ class Learning:
             return np.maximum(self._quantile * error, (self._quantile - 1) * error)
         return np.abs(error) if self._metric == "mae" else error**2
 
-    def slope(self, target: Floats) -> Callable[[Floats, int], Floats]:
+    def slope(self, target: Floats) -> Slope:
         """Return the function of (margin, group) that gives the first and second derivative of each row's loss."""
 
-        def of_class(margin: Floats, group: int) -> Floats:
+        def of_class(margin: Floats, group: int) -> tuple[Floats, Floats]:
             place = 1 if self._objective == LOGISTIC else group
             share = self._shares(margin)[:, place]
             return share - (target == place), np.maximum(share * (1 - share), 1e-6)
 
-        def of_number(margin: Floats, _: int) -> Floats:
+        def of_number(margin: Floats, _: int) -> tuple[Floats, Floats]:
             error = margin[:, 0] - target
             if self._objective != QUANTILE:
                 return error, np.ones(len(target))
