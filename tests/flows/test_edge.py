@@ -129,6 +129,8 @@ def test_import_needs_a_person_a_file_and_rows_to_compare_on(model, tmp_path, ca
         import_update(model, update.with_name("absent.json"))
     with pytest.raises(TooEarly, match="the model has seen rows until 2024-02-01"):
         import_update(model, update, until=utc("2024-02-01"))
+    shown = import_update(model, update, until=utc("2024-02-03T12:00"), dry_run=True)
+    assert "rows of 2024-02-01T2" in shown.reasons[0], "the holdout's earlier rows may be among the device's"
     update.write_bytes(update.read_bytes().replace(b'"version":"1"', b'"version":"2"'))
     assert main(["edge", "import", model, str(update), "--until", END.isoformat(), "--requested-by", ADA]) == 1
     assert "its signature does not fit its content" in capsys.readouterr().err

@@ -121,6 +121,19 @@ def test_adapting_lowers_the_loss_on_later_rows(task, tmp_path):
         assert loss(again, later) == after, "a restart answers alike"
 
 
+def test_a_quantile_is_followed(tmp_path):
+    """The labels rise by one; their 90 % quantile is then again above nine tenths of them, not above their middle."""
+    config = make_config("regression", performance={"metric": "pinball", "quantile": 0.9})
+    _, folder = exported_model(tmp_path, "regression", config=config)
+    with EdgeModel(folder) as model:
+        for seed in range(1, 9):
+            rows = make_rows("regression", rows=400, window=HOLDOUT, seed=seed)
+            model.adapt(on_device(rows), [label + 1 for label in rows["label"].to_pylist()])
+        later = make_rows("regression", rows=2000, window=HOLDOUT, seed=99)
+        above = model.predict(on_device(later)) > np.array(later["label"].to_pylist()) + 1
+    assert 0.8 < above.mean() < 0.95
+
+
 def test_a_change_that_does_harm_is_undone(tmp_path):
     """It learns from rows with labels that are wrong; on the next sound rows, it goes back to what was good."""
     scorer, folder = exported_model(tmp_path, "regression")
