@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
+from tasks.policy.training.edge import EdgePolicy
 from tasks.policy.training.race import RacePolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
@@ -102,6 +103,10 @@ class Training(Settings):
     refit: bool = Field(True, examples=[False], exclude_if=lambda refit: bool(refit))
     """Fit the model that validation judges once more, on the training rows and the holdout together, with as many rounds.
     That model serves, once it is no worse on the holdout than the one that was validated. Not for a command or a flow."""
+    edge: EdgePolicy = Field(
+        EdgePolicy(), examples=[{"max_age_days": 7}], exclude_if=lambda rules: rules == EdgePolicy()
+    )
+    """What updates of devices must keep to."""
     race: RacePolicy | None = Field(None, examples=[{"windows": 4}], exclude_if=lambda race: race is None)
     """Before each training, let ways to choose the rows compete on the latest closed windows, and train by the best one.
     Default: no race, all rows count alike. Not for a command or a flow."""

@@ -66,6 +66,8 @@ class TrainedModel:
     """Which command or flow run made the model, and where it left it."""
     refit: Refit | None = None
     """The model that serves in its place, fitted to the holdout too; None if this one serves."""
+    base: ModelVersion | None = None
+    """The version whose trees it shares, with leaf values that a device learned; None for any other model."""
 
     race: RaceReport | None = None
     """The race that decided which rows to learn from."""
@@ -77,6 +79,8 @@ class TrainedModel:
     @property
     def learned(self) -> Window:
         """The time span of the rows that the serving model was fitted to."""
+        if self.base:
+            return self.base.trained
         window = self.training.window
         return Window(window.start, self.refit.holdout.window.end) if self.refit else window
 

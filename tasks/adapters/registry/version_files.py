@@ -71,20 +71,30 @@ class _ModelFiles:
     """The run whose artifacts hold them, for the model that was validated before the refit."""
 
 
+def serving_files(version: ModelVersion) -> dict[str, bytes]:
+    """Return the files of the model that serves, by name. Raises ModelFileError if they are not those registered."""
+    content = _content(_ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, ()))
+    models.files.check_unchanged(content, version.sha256)
+    return content
+
+
 @lru_cache(maxsize=8)
 def _scorer(stored: _ModelFiles, imported: tuple[str, ...]) -> "Scorer":
+    content = _content(stored)
+    if foreign.scorer.is_foreign(content):
+        return foreign.scorer.load(content, stored.sha256)
+    packages = models.files.trusted_packages(imported)
+    return models.files.load(content, stored.sha256, stored.trusted_types, packages)
+
+
+def _content(stored: _ModelFiles) -> dict[str, bytes]:
     if stored.validated_run is not None:
         address = f"{_place(stored.uri, stored.validated_run)}/{VALIDATED}"
     else:
         source = registry.stored_version(stored.model, stored.version).source
         address = f"{relocation.current_location(source)}/data/files"
     with tempfile.TemporaryDirectory() as folder:
-        files = _download(address, Path(folder), stored.uri)
-        content = models.files.read(files)
-        if foreign.scorer.is_foreign(content):
-            return foreign.scorer.load(content, stored.sha256)
-        packages = models.files.trusted_packages(imported)
-        return models.files.load(content, stored.sha256, stored.trusted_types, packages)
+        return models.files.read(_download(address, Path(folder), stored.uri))
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:
