@@ -36,7 +36,7 @@ REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtim
 
 
 @dataclass(frozen=True)
-class _Scored:
+class ScoredRows:
     """Rows with a label, and each version's predictions for them, in one order of classes, the challenger's first."""
 
     rows: pa.Table
@@ -51,8 +51,8 @@ def compare(
     config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Window, rows: pa.Table
 ) -> Comparison:
     """Predict these labelled rows with both versions now, and measure the differences."""
-    scored = _score(config, [version for version in (challenger, champion) if version is not None], rows)
-    if not isinstance(scored, _Scored):
+    scored = score_rows(config, [version for version in (challenger, champion) if version is not None], rows)
+    if not isinstance(scored, ScoredRows):
         return Comparison(challenger, champion, holdout, len(rows), faults=scored)
     remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
     compared = Comparison(challenger, champion, holdout, len(scored.rows), remarks=remarks)
@@ -61,7 +61,7 @@ def compare(
     return replace(compared, faults=(too_few,)) if too_few else _measured(config, compared, scored)
 
 
-def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> _Scored | tuple[str, ...]:
+def score_rows(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> ScoredRows | tuple[str, ...]:
     """Return the rows with the predictions of all versions; else the faults, none if there are no rows.
 
     A version of somebody else's service gave its answers already: rows without one are left out for all versions.
@@ -84,7 +84,7 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
         prediction_histogram(version.version, values) for version, (_, values) in zip(versions, answers, strict=True)
     ]
     own = rows.filter(pa.array(known))
-    return _Scored(
+    return ScoredRows(
         own, with_columns(config, y_true[known], own), [values[known] for values in aligned], classes, histograms
     )
 
@@ -148,7 +148,7 @@ def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
     return np.array([shares[name] for name in classes]) if set(classes) <= set(shares) else None
 
 
-def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Comparison:
+def _measured(config: ModelConfig, compared: Comparison, scored: ScoredRows) -> Comparison:
     """Return the comparison with its measurements: the paired differences, or the first model's own value."""
     metric, y_true, new = config.primary_metric, scored.y_true, scored.predictions[0]
     resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.model_gates.limits import GateLimits
 from tasks.policy.monitoring.slices import describe_fairness
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, PredictionHistogram, ValidationReport
@@ -18,7 +19,7 @@ from tasks.policy.records.reports import MetricValue, Verdict
 from tasks.policy.statistics.metrics import BOUNDED as BOUNDED_METRICS
 
 
-class ValidationPolicy(BaseModel):
+class ValidationPolicy(GateLimits):
     """Requirements for a challenger, measured against the champion on rows that neither has seen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -1,0 +1,121 @@
+"""Judge what a packaged model did in a clean process: load, answer as it did at training, refuse, in time and memory.
+
+Latency and memory are compared with the champion's in the same run, whose calls alternate with the challenger's, so that a
+busy machine slows both. The 95th percentile is the median of several rounds: one interruption does not decide.
+"""
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.policy.records.evidence import GateMeasure, GateName
+
+LATENCY_ALLOWANCE_MS = 5.0
+"""Milliseconds above the champion's that always pass: a scheduler's time slice, which no caller of a service notices."""
+MEMORY_ALLOWANCE_MB = 50.0
+"""Megabytes above the champion's that always pass: allocators round more than a small model takes."""
+SAME_ANSWER = 1e-5
+"""Relative difference up to which two answers are the same; float32 sums differ by less between processors."""
+SERVICE: tuple[GateName, ...] = ("loading", "answers", "malformed input", "latency", "memory")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTrial:
+    """What one version did in a clean process.
+
+    `fault` says why it does not load or answer, `deviation` is the largest relative difference from the known answers,
+    `answered` the malformed inputs that it did not refuse. `seconds` are those of single rows, by round, `memory_mb` the peak
+    of loading and answering; None where it cannot be measured, because the model runs in another process.
+    """
+
+    version: str
+    fault: str | None = None
+    deviation: float = 0.0
+    compared_rows: int = 0
+    compared_with: str = ""
+    answered: tuple[str, ...] = ()
+    seconds: tuple[tuple[float, ...], ...] = ()
+    memory_mb: float | None = None
+
+    @property
+    def p95_ms(self) -> float:
+        """95th percentile of the time for one row: the median over the rounds."""
+        return 1000 * statistics.median(float(np.quantile(each, 0.95)) for each in self.seconds)
+
+
+def judge_service(challenger: ServiceTrial, champion: ServiceTrial | None) -> tuple[GateMeasure, ...]:
+    """The measures of the challenger's service; a champion that could not be measured fails what is relative to it."""
+    if challenger.fault:
+        unmeasured = "not measured, because the model does not load and answer in a clean process"
+        faults: dict[GateName, str] = {name: unmeasured for name in SERVICE} | {"loading": challenger.fault}
+        return tuple(GateMeasure(name, fault=fault) for name, fault in faults.items())
+    return (
+        GateMeasure("loading", "loads in a clean process, without running code", value=0.0),
+        _answers(challenger),
+        _malformed(challenger),
+        _latency(challenger, champion),
+        _memory(challenger, champion),
+    )
+
+
+def not_served(reason: str) -> tuple[GateMeasure, ...]:
+    """The same gates for a challenger that is not served from files, and why they do not apply."""
+    return tuple(GateMeasure(name, skipped=reason) for name in SERVICE)
+
+
+def unmeasured(reason: str) -> tuple[GateMeasure, ...]:
+    """The same gates if the measurement itself failed: without it nothing shows that the model can serve."""
+    return tuple(GateMeasure(name, fault=reason) for name in SERVICE)
+
+
+def _answers(trial: ServiceTrial) -> GateMeasure:
+    subject = f"largest relative difference from {trial.compared_with}"
+    fault = None
+    if not trial.deviation <= SAME_ANSWER:
+        fault = (
+            f"version {trial.version} answers otherwise than {trial.compared_with}: relative difference {trial.deviation:.3g} on "
+            f"{trial.compared_rows} rows, expected at most {SAME_ANSWER:g}"
+        )
+    return GateMeasure("answers", subject, value=trial.deviation, rows=trial.compared_rows, fault=fault)
+
+
+def _malformed(trial: ServiceTrial) -> GateMeasure:
+    fault = None
+    if trial.answered:
+        listed = ", ".join(trial.answered[:3]) + (f" and {len(trial.answered) - 3} more" if len(trial.answered) > 3 else "")
+        fault = f"version {trial.version} answers malformed rows ({listed}), expected a refusal"
+    return GateMeasure("malformed input", "malformed inputs that are answered", value=float(len(trial.answered)), fault=fault)
+
+
+def _latency(challenger: ServiceTrial, champion: ServiceTrial | None) -> GateMeasure:
+    subject = "95th percentile of one row, ms"
+    if champion is None:
+        return GateMeasure("latency", subject, challenger=challenger.p95_ms, skipped=_alone(f"{challenger.p95_ms:.3g} ms"))
+    if champion.fault or not champion.seconds:
+        return GateMeasure("latency", subject, fault=_no_champion(champion))
+    old, new = champion.p95_ms, challenger.p95_ms
+    return GateMeasure("latency", subject, old, new, new / old, rows=sum(map(len, challenger.seconds)))
+
+
+def _memory(challenger: ServiceTrial, champion: ServiceTrial | None) -> GateMeasure:
+    subject = "peak memory of loading and answering, MB"
+    if challenger.memory_mb is None:
+        return GateMeasure("memory", subject, skipped="the model runs in a process of its own, with a limit of its own")
+    if champion is None:
+        alone = _alone(f"{challenger.memory_mb:.3g} MB")
+        return GateMeasure("memory", subject, challenger=challenger.memory_mb, skipped=alone)
+    if champion.fault:
+        return GateMeasure("memory", subject, fault=_no_champion(champion))
+    if champion.memory_mb is None:
+        return GateMeasure("memory", subject, skipped="the champion runs in a process of its own, with a limit of its own")
+    old, new = max(1.0, champion.memory_mb), challenger.memory_mb
+    return GateMeasure("memory", subject, old, new, new / old)
+
+
+def _alone(measured: str) -> str:
+    return f"{measured}; there is no champion to compare with"
+
+
+def _no_champion(champion: ServiceTrial) -> str:
+    return f"champion {champion.version} could not be measured ({champion.fault or 'no answer was timed'})"
