@@ -14,7 +14,7 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.evaluation.prediction_log import groups_of, logged_answers
-from tasks.adapters.models.files import Scorer
+from tasks.adapters.models.files import REFUSALS, Scorer
 from tasks.adapters.models.label_alignment import align_labels, all_classes, with_columns
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison import differences
@@ -31,8 +31,6 @@ from tasks.policy.statistics.metrics import Floats
 from tasks.policy.statistics.resampling import Resampling
 
 SMOKE_ROWS = 32
-REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Exceptions of an estimator that cannot predict. Shortages of the machine (memory, disk) are not the model's fault."""
 
 
 @dataclass(frozen=True)

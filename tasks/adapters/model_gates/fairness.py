@@ -33,9 +33,7 @@ def measure_fairness(config: ModelConfig, rows: pa.Table, pairs: PairedPredictio
     return tuple(found)
 
 
-def _of_column(
-    config: ModelConfig, rows: pa.Table, pairs: PairedPredictions, column: str
-) -> tuple[GateMeasure, ...]:
+def _of_column(config: ModelConfig, rows: pa.Table, pairs: PairedPredictions, column: str) -> tuple[GateMeasure, ...]:
     least = config.validation.slice_min_rows
     if column not in rows.column_names:
         return (GateMeasure("fairness", column, skipped=f"the rows have no column {column}"),)

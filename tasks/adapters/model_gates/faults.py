@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.evaluation.challenger import REFUSALS
 from tasks.adapters.models.encoding import is_number
-from tasks.adapters.models.files import Scorer
+from tasks.adapters.models.files import REFUSALS, Scorer
 from tasks.adapters.models.label_alignment import in_order
 from tasks.policy.comparison.predictions import prediction_fault
 from tasks.policy.records.errors import FeatureError

@@ -26,13 +26,15 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.text import without_secrets
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; the other files need neither
+    import pyarrow as pa
+
     from tasks.adapters.models.files import Scorer
     from tasks.adapters.profiling.reference_sample import ReferenceSample
 
 PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
 ATTRIBUTION = "feature_attribution.json"
 CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
-SUITE = "expectation_suite.json"
+SUITE, ANSWERS = "expectation_suite.json", "sample_answers.arrow"
 
 
 def load_scorer(version: ModelVersion, imported: tuple[str, ...] = (), fresh: bool = False) -> "Scorer":
@@ -68,14 +70,34 @@ class _ModelFiles:
 
 @lru_cache(maxsize=8)
 def _scorer(stored: _ModelFiles, imported: tuple[str, ...]) -> "Scorer":
+    content = _content(stored)
+    if foreign.scorer.is_foreign(content):
+        return foreign.scorer.load(content, stored.sha256)
+    packages = models.files.trusted_packages(imported)
+    return models.files.load(content, stored.sha256, stored.trusted_types, packages)
+
+
+def _content(stored: _ModelFiles) -> dict[str, bytes]:
     source = registry.stored_version(stored.model, stored.version).source
     with tempfile.TemporaryDirectory() as folder:
-        files = _download(f"{relocation.current_location(source)}/data/files", Path(folder), stored.uri)
-        content = models.files.read(files)
-        if foreign.scorer.is_foreign(content):
-            return foreign.scorer.load(content, stored.sha256)
-        packages = models.files.trusted_packages(imported)
-        return models.files.load(content, stored.sha256, stored.trusted_types, packages)
+        return models.files.read(
+            _download(f"{relocation.current_location(source)}/data/files", Path(folder), stored.uri)
+        )
+
+
+def model_content(version: ModelVersion) -> dict[str, bytes]:
+    """Return the files of a version's model by name, neither checked nor loaded. Raises ModelFileError."""
+    return _content(_ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, ()))
+
+
+def sample_answers(version: ModelVersion) -> "pa.Table | None":
+    """Return rows with the answers that the model gave when it was trained; None for versions that predate them."""
+    uri = workspace().mlflow
+    if not _holds(uri, version.run_id, ANSWERS):
+        return None
+    from tasks.adapters.registry import known_answers  # Arrow, which reading a version's other files does not need
+
+    return known_answers.from_ipc(_read_artifact(uri, version.run_id, ANSWERS))
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:

@@ -66,4 +66,3 @@ def reliability_curve(version: str, y_true: Floats, y_pred: Floats) -> Reliabili
         low, high = wilson_interval(hits, count)
         found.append(ReliabilityBin(float(values[inside].mean()), hits / count, low, high, count))
     return ReliabilityCurve(version, tuple(found))
-

@@ -12,7 +12,6 @@ from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions, wilson_interval
 
 
-
 def compare_predictions(pairs: PairedPredictions, tolerance: float | None, confidence: float) -> GateMeasure:
     """The share of rows whose prediction changes for the worse; `tolerance` in units of the label for a regression, else None.
 

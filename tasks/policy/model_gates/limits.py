@@ -12,9 +12,7 @@ class GateLimits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    max_calibration_loss: float = Field(
-        0.05, ge=0, le=1, examples=[0.02], exclude_if=lambda limit: bool(limit == 0.05)
-    )
+    max_calibration_loss: float = Field(0.05, ge=0, le=1, examples=[0.02], exclude_if=lambda limit: bool(limit == 0.05))
     """Largest significant increase of the expected calibration error over the champion's. 1 turns the gate off."""
     max_churn: float = Field(0.25, ge=0, le=1, examples=[0.1], exclude_if=lambda limit: bool(limit == 0.25))
     """Largest share of the rows whose prediction changes for the worse. Classes: the champion's class was right, the

@@ -47,9 +47,7 @@ def accuracy_difference(counts: ArrayLike) -> Floats:
     return _spread(np.trace(table, axis1=-2, axis2=-1) / table.sum((-1, -2)))
 
 
-def compare_parity(
-    pairs: PairedPredictions, groups: Groups, resampling: Resampling
-) -> tuple[GateMeasure, ...]:
+def compare_parity(pairs: PairedPredictions, groups: Groups, resampling: Resampling) -> tuple[GateMeasure, ...]:
     """The increase of each difference over the champion's, with its paired bootstrap interval; of predicted classes."""
     binary = pairs.champion.ndim == 1
     labels = np.asarray(pairs.y_true).astype(np.int64)

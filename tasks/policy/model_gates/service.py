@@ -26,7 +26,7 @@ class ServiceTrial:
 
     `fault` says why it does not load or answer, `deviation` is the largest relative difference from the known answers,
     `answered` the malformed inputs that it did not refuse. `seconds` are those of single rows, by round, `memory_mb` the peak
-    of loading and answering; None where it cannot be measured, because the model runs in another process.
+    of loading and answering. `apart` says why time and memory are not comparable.
     """
 
     version: str
@@ -36,7 +36,8 @@ class ServiceTrial:
     compared_with: str = ""
     answered: tuple[str, ...] = ()
     seconds: tuple[tuple[float, ...], ...] = ()
-    memory_mb: float | None = None
+    memory_mb: float = 0.0
+    apart: str | None = None
 
     @property
     def p95_ms(self) -> float:
@@ -48,7 +49,7 @@ def judge_service(challenger: ServiceTrial, champion: ServiceTrial | None) -> tu
     """The measures of the challenger's service; a champion that could not be measured fails what is relative to it."""
     if challenger.fault:
         unmeasured = "not measured, because the model does not load and answer in a clean process"
-        faults: dict[GateName, str] = {name: unmeasured for name in SERVICE} | {"loading": challenger.fault}
+        faults: dict[GateName, str] = dict.fromkeys(SERVICE, unmeasured) | {"loading": challenger.fault}
         return tuple(GateMeasure(name, fault=fault) for name, fault in faults.items())
     return (
         GateMeasure("loading", "loads in a clean process, without running code", value=0.0),
@@ -83,39 +84,48 @@ def _answers(trial: ServiceTrial) -> GateMeasure:
 def _malformed(trial: ServiceTrial) -> GateMeasure:
     fault = None
     if trial.answered:
-        listed = ", ".join(trial.answered[:3]) + (f" and {len(trial.answered) - 3} more" if len(trial.answered) > 3 else "")
+        listed = ", ".join(trial.answered[:3]) + (
+            f" and {len(trial.answered) - 3} more" if len(trial.answered) > 3 else ""
+        )
         fault = f"version {trial.version} answers malformed rows ({listed}), expected a refusal"
-    return GateMeasure("malformed input", "malformed inputs that are answered", value=float(len(trial.answered)), fault=fault)
+    return GateMeasure(
+        "malformed input", "malformed inputs that are answered", value=float(len(trial.answered)), fault=fault
+    )
 
 
 def _latency(challenger: ServiceTrial, champion: ServiceTrial | None) -> GateMeasure:
     subject = "95th percentile of one row, ms"
+    if excused := _excused("latency", subject, challenger, champion):
+        return excused
+    if not challenger.seconds or (champion is not None and not champion.seconds):
+        return GateMeasure("latency", subject, fault="no answer was timed")
+    new = challenger.p95_ms
     if champion is None:
-        return GateMeasure("latency", subject, challenger=challenger.p95_ms, skipped=_alone(f"{challenger.p95_ms:.3g} ms"))
-    if champion.fault or not champion.seconds:
-        return GateMeasure("latency", subject, fault=_no_champion(champion))
-    old, new = champion.p95_ms, challenger.p95_ms
+        return GateMeasure("latency", subject, challenger=new, skipped=_alone(f"{new:.3g} ms"))
+    old = champion.p95_ms
     return GateMeasure("latency", subject, old, new, new / old, rows=sum(map(len, challenger.seconds)))
 
 
 def _memory(challenger: ServiceTrial, champion: ServiceTrial | None) -> GateMeasure:
     subject = "peak memory of loading and answering, MB"
-    if challenger.memory_mb is None:
-        return GateMeasure("memory", subject, skipped="the model runs in a process of its own, with a limit of its own")
+    if excused := _excused("memory", subject, challenger, champion):
+        return excused
+    new = challenger.memory_mb
     if champion is None:
-        alone = _alone(f"{challenger.memory_mb:.3g} MB")
-        return GateMeasure("memory", subject, challenger=challenger.memory_mb, skipped=alone)
-    if champion.fault:
-        return GateMeasure("memory", subject, fault=_no_champion(champion))
-    if champion.memory_mb is None:
-        return GateMeasure("memory", subject, skipped="the champion runs in a process of its own, with a limit of its own")
-    old, new = max(1.0, champion.memory_mb), challenger.memory_mb
+        return GateMeasure("memory", subject, challenger=new, skipped=_alone(f"{new:.3g} MB"))
+    old = max(1.0, champion.memory_mb)
     return GateMeasure("memory", subject, old, new, new / old)
+
+
+def _excused(
+    gate: GateName, subject: str, challenger: ServiceTrial, champion: ServiceTrial | None
+) -> GateMeasure | None:
+    """The measure of a gate that does not apply, or that fails because the champion gave no measure."""
+    if champion is not None and champion.fault:
+        return GateMeasure(gate, subject, fault=f"champion {champion.version} could not be measured ({champion.fault})")
+    apart = next((one.apart for one in (challenger, champion) if one is not None and one.apart), None)
+    return GateMeasure(gate, subject, skipped=apart) if apart else None
 
 
 def _alone(measured: str) -> str:
     return f"{measured}; there is no champion to compare with"
-
-
-def _no_champion(champion: ServiceTrial) -> str:
-    return f"champion {champion.version} could not be measured ({champion.fault or 'no answer was timed'})"

@@ -271,7 +271,16 @@ class PredictionHistogram:
 
 
 GateName = Literal[
-    "calibration", "churn", "fairness", "robustness", "no code", "loading", "answers", "malformed input", "latency", "memory"
+    "calibration",
+    "churn",
+    "fairness",
+    "robustness",
+    "no code",
+    "loading",
+    "answers",
+    "malformed input",
+    "latency",
+    "memory",
 ]
 
 

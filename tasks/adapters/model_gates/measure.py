@@ -1,16 +1,25 @@
-"""Measure the metric blessing: calibration, churn, fairness and robustness, on rows that neither model has seen."""
+"""Measure both blessings of a challenger: the metric's on the holdout, and the infrastructure's in a clean process.
+
+`tasks.policy.model_gates` judges the measures. What cannot be measured comes back as a fault, which fails its gate.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.evaluation.challenger import ScoredRows
+from tasks.adapters.evaluation.challenger import ScoredRows, score_rows
+from tasks.adapters.model_gates.error_tree import worst_slices
 from tasks.adapters.model_gates.fairness import measure_fairness
 from tasks.adapters.model_gates.faults import BothScorers, faulty_predictions
+from tasks.adapters.model_gates.packaged import service_measures
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison.differences import DRAWS
 from tasks.policy.model_gates import calibration, churn, fragility
 from tasks.policy.records.errors import ModelFileError
-from tasks.policy.records.evidence import GateMeasure, GateName, ModelVersion
+from tasks.policy.records.evidence import GateEvidence, GateMeasure, GateName, ModelVersion, ReliabilityCurve
+from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.resampling import Resampling
 
@@ -18,7 +27,33 @@ NO_CHAMPION = "there is no champion to compare with"
 WITH_CHAMPION: tuple[GateName, ...] = ("churn", "fairness", "robustness")
 
 
-def first_model_measures(config: ModelConfig, scored: ScoredRows) -> tuple[GateMeasure, ...]:
+def measure_gates(
+    config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, rows: pa.Table
+) -> GateEvidence | None:
+    """Measure every gate on these labelled rows; None if they cannot be scored, which fails the validation by itself."""
+    versions = [version for version in (challenger, champion) if version is not None]
+    scored = score_rows(config, versions, rows)
+    if not isinstance(scored, ScoredRows):
+        return None
+    if metrics.undefined(config.primary_metric, scored.y_true, metrics.class_count(scored.predictions[0])):
+        return None
+    served, curves = service_measures(config, challenger, champion, scored.rows), _curves(config, versions, scored)
+    if champion is None:
+        return GateEvidence((*_first_model_measures(config, scored), *served), curves=curves)
+    compared = _compared_measures(config, scored, challenger, champion)
+    return GateEvidence((*compared, *served), worst_slices(config, scored.rows, _pairs_of(scored)), curves)
+
+
+def _curves(config: ModelConfig, versions: Sequence[ModelVersion], scored: ScoredRows) -> tuple[ReliabilityCurve, ...]:
+    if config.task == "regression":
+        return ()
+    return tuple(
+        calibration.reliability_curve(version.version, scored.y_true, predicted)
+        for version, predicted in zip(versions, scored.predictions, strict=True)
+    )
+
+
+def _first_model_measures(config: ModelConfig, scored: ScoredRows) -> tuple[GateMeasure, ...]:
     """The measures of a first model: without a champion only its calibration has a meaning."""
     own = GateMeasure("calibration", skipped=calibration.NOT_A_PROBABILITY)
     if config.task != "regression":
@@ -26,11 +61,11 @@ def first_model_measures(config: ModelConfig, scored: ScoredRows) -> tuple[GateM
     return (own, *(GateMeasure(name, skipped=NO_CHAMPION) for name in WITH_CHAMPION))
 
 
-def compared_measures(
+def _compared_measures(
     config: ModelConfig, scored: ScoredRows, challenger: ModelVersion, champion: ModelVersion
 ) -> tuple[GateMeasure, ...]:
     """The measures of the challenger against the champion on these rows."""
-    pairs, confidence = pairs_of(scored), config.validation.confidence
+    pairs, confidence = _pairs_of(scored), config.validation.confidence
     calibrated = GateMeasure("calibration", skipped=calibration.NOT_A_PROBABILITY)
     tolerance = None
     if config.task == "regression":
@@ -45,7 +80,7 @@ def compared_measures(
     )
 
 
-def pairs_of(scored: ScoredRows) -> PairedPredictions:
+def _pairs_of(scored: ScoredRows) -> PairedPredictions:
     """The labels with the predictions of both versions."""
     return PairedPredictions(scored.y_true, champion=scored.predictions[1], challenger=scored.predictions[0])
 
@@ -65,6 +100,6 @@ def _robustness(
         return (GateMeasure("robustness", fault=f"not measured ({error})"),)
     scorers = BothScorers(old, new, scored.classes)
     faults = faulty_predictions(config, scored.rows, scored.y_true, scorers, importance)
-    constant = fragility.loss_of_constant(config.primary_metric, pairs_of(scored))
+    constant = fragility.loss_of_constant(config.primary_metric, _pairs_of(scored))
     resampling = Resampling(config.validation.confidence, DRAWS, config.training.seed)
     return fragility.compare_faults(faults, fragility.FaultScale(config.primary_metric, constant, resampling))
