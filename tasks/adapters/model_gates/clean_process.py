@@ -29,7 +29,7 @@ from tasks.policy.statistics.metrics import Floats
 
 TIME_LIMIT_S = 300.0
 """Time for the complete process; loading the libraries takes a few seconds."""
-ROUNDS, ROWS_A_ROUND, TIMING_BUDGET_S = 3, 40, 20.0
+ROUNDS, ROWS_A_ROUND, TIMING_BUDGET_S = 6, 20, 20.0
 """Rounds of single rows that are timed for each model, their rows, and the time after which fewer are enough."""
 LIBRARIES = {"model.ubj": "xgboost", "model.txt": "lightgbm", "model.cbm": "catboost", "model.skops": "skops.io"}
 """The library of each model file, imported before the models are loaded, so that their memory excludes it."""

@@ -2,7 +2,7 @@
 
 As in Slice Finder (Chung et al. 2019, ICDE), slices are searched rather than named. The earlier half of the rows finds them
 and the later half tests them, so the search itself cannot make a slice look bad. The intervals are as wide as their number
-demands: one of them reaches below the margin by Bonferroni exactly where Holm's procedure would reject any.
+demands: by Bonferroni one of them lies below the margin exactly where Holm's procedure would reject any.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from sklearn.tree import DecisionTreeRegressor
 from deployments.config.model import ModelConfig
 from tasks.adapters.models.encoding import category_texts
 from tasks.policy.comparison.differences import DRAWS, difference
+from tasks.policy.model_gates.dependence import time_blocks, widened
 from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
@@ -40,6 +41,14 @@ class _Questions:
     """The category that a column of zeros and ones stands for; None for numbers."""
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What the challenger loses more than the champion on each row (n,), and the block of time (n,) of the row."""
+
+    loss: Floats
+    blocks: NDArray[np.int64]
+
+
 def worst_slices(config: ModelConfig, rows: pa.Table, pairs: PairedPredictions) -> tuple[MetricDifference, ...]:
     """The slices found in the earlier half of the rows with the challenger's gain in the later half, the worst first."""
     order = np.argsort(rows.column(config.columns.time).to_numpy(), kind="stable")
@@ -54,24 +63,26 @@ def worst_slices(config: ModelConfig, rows: pa.Table, pairs: PairedPredictions) 
     leaf_of = tree.apply(questions.values)
     by_leaf = {int(leaf): float(loss[early][leaf_of[early] == leaf].mean()) for leaf in np.unique(leaf_of[early])}
     worst = sorted((leaf for leaf, lost in by_leaf.items() if lost > 0), key=lambda leaf: -by_leaf[leaf])[:TESTED]
-    return _tested(config, pairs, {_rule(tree, questions, leaf): _later(leaf_of == leaf, late) for leaf in worst})
+    slices = {_rule(tree, questions, leaf): late[leaf_of[late] == leaf] for leaf in worst}
+    blocks = time_blocks(rows.column(config.columns.time).to_numpy())
+    return _tested(config, pairs, slices, _Rows(loss, blocks))
 
 
 def _tested(
-    config: ModelConfig, pairs: PairedPredictions, slices: dict[str, NDArray[np.bool_]]
+    config: ModelConfig, pairs: PairedPredictions, slices: dict[str, NDArray[np.int64]], rows: _Rows
 ) -> tuple[MetricDifference, ...]:
+    """The gain in each slice that has enough rows; `slices` maps its description to the places of its rows."""
     confidence = 1 - (1 - config.validation.confidence) / max(1, len(slices))
     resampling = Resampling(confidence, DRAWS, config.training.seed)
-    large = {name: inside for name, inside in slices.items() if inside.sum() >= config.validation.slice_min_rows}
-    return tuple(
-        difference(config.primary_metric, pairs.where(inside), resampling, name) for name, inside in large.items()
-    )
-
-
-def _later(inside: NDArray[np.bool_], late: NDArray[np.int64]) -> NDArray[np.bool_]:
-    later = np.zeros(len(inside), bool)
-    later[late] = True
-    return inside & later
+    found = []
+    for name, places in slices.items():
+        if len(places) < config.validation.slice_min_rows:
+            continue
+        inside = np.zeros(len(pairs), bool)
+        inside[places] = True
+        gained = difference(config.primary_metric, pairs.where(inside), resampling, name)
+        found.append(widened(gained, -rows.loss[inside], rows.blocks[inside], confidence))
+    return tuple(found)
 
 
 def _loss_difference(metric: Metric, pairs: PairedPredictions) -> Floats:

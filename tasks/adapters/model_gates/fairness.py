@@ -16,6 +16,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.evaluation.prediction_log import groups_of
 from tasks.policy.comparison.differences import DRAWS
 from tasks.policy.model_gates import parity
+from tasks.policy.model_gates.dependence import time_blocks
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.evidence import GateMeasure
 from tasks.policy.statistics.intervals import PairedPredictions
@@ -43,7 +44,8 @@ def _of_column(config: ModelConfig, rows: pa.Table, pairs: PairedPredictions, co
         return (GateMeasure("fairness", column, skipped=f"fewer than two groups of {column} have {least} rows"),)
     inside = np.isin(names, large)
     codes = np.searchsorted(np.array(large), names[inside])
-    groups, compared = parity.Groups(column, codes.astype(np.int64)), pairs.where(inside)
+    blocks = time_blocks(rows.column(config.columns.time).to_numpy())[inside]
+    groups, compared = parity.Groups(column, codes.astype(np.int64), blocks), pairs.where(inside)
     resampling = Resampling(config.validation.confidence, DRAWS, config.training.seed)
     if config.task == "regression":
         measures: tuple[GateMeasure, ...] = (parity.compare_errors(compared, groups, resampling),)

@@ -17,6 +17,7 @@ from tasks.adapters.model_gates.packaged import service_measures
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison.differences import DRAWS
 from tasks.policy.model_gates import calibration, churn, fragility
+from tasks.policy.model_gates.dependence import time_blocks
 from tasks.policy.records.errors import ModelFileError
 from tasks.policy.records.evidence import GateEvidence, GateMeasure, GateName, ModelVersion, ReliabilityCurve
 from tasks.policy.statistics import metrics
@@ -71,7 +72,9 @@ def _compared_measures(
     if config.task == "regression":
         tolerance = config.validation.churn_tolerance * float(np.std(pairs.champion))
     else:
-        calibrated = calibration.compare_calibration(pairs, confidence)
+        calibrated = calibration.compare_calibration(
+            pairs, time_blocks(scored.rows.column(config.columns.time).to_numpy()), confidence
+        )
     return (
         calibrated,
         churn.compare_predictions(pairs, tolerance, confidence),

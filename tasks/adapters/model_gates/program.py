@@ -103,11 +103,13 @@ class Child:
         heard, answer = os.pipe()
         self.process = os.fork()
         if self.process == 0:
-            os.close(ask), os.close(heard)
+            os.close(ask)
+            os.close(heard)
             with os.fdopen(asked) as questions, os.fdopen(answer, "w") as answers:
                 status = serve(place, settings, questions, answers)
             os._exit(status)
-        os.close(asked), os.close(answer)
+        os.close(asked)
+        os.close(answer)
         self.questions, self.answers = os.fdopen(ask, "w"), os.fdopen(heard)
 
     def ask(self, question: str) -> Any:

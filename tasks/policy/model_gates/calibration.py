@@ -6,6 +6,7 @@ so that only their difference is judged.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.policy.comparison.predictions import calibration_errors, confidences, prediction_histogram
 from tasks.policy.records.evidence import GateMeasure, ReliabilityBin, ReliabilityCurve
@@ -17,12 +18,14 @@ from tasks.policy.statistics.resampling import percentile_interval
 NOT_A_PROBABILITY = "a regression predicts no probability that could be calibrated"
 
 
-def compare_calibration(pairs: PairedPredictions, confidence: float) -> GateMeasure:
-    """The increase of the expected calibration error over the champion's, with its paired bootstrap interval."""
-    rows = np.arange(len(pairs))
+def compare_calibration(pairs: PairedPredictions, blocks: NDArray[np.int64], confidence: float) -> GateMeasure:
+    """The increase of the expected calibration error over the champion's, with its paired bootstrap interval.
+
+    `blocks` (n,) are the blocks of time that are resampled together.
+    """
     y_true = np.asarray(pairs.y_true, float)
-    new = calibration_errors(y_true, pairs.challenger, rows)
-    old = calibration_errors(y_true, pairs.champion, rows)
+    new = calibration_errors(y_true, pairs.challenger, blocks)
+    old = calibration_errors(y_true, pairs.champion, blocks)
     low, high = percentile_interval(new[1:] - old[1:], confidence)
     return GateMeasure(
         gate="calibration",

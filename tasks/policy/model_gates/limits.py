@@ -18,7 +18,7 @@ class GateLimits(BaseModel):
     """Largest share of the rows whose prediction changes for the worse. Classes: the champion's class was right, the
     challenger's is wrong. Regression: the prediction moves by more than `churn_tolerance` and away from the label."""
     churn_tolerance: float = Field(0.5, gt=0, examples=[0.25], exclude_if=lambda limit: bool(limit == 0.5))
-    """Distance from which a prediction of a regression counts as changed, in standard deviations of the champion's predictions."""
+    """Distance from which a prediction of a regression counts as changed, in standard deviations of the champion's."""
     max_unfairness_increase: float = Field(
         0.1, ge=0, le=1, examples=[0.05], exclude_if=lambda limit: bool(limit == 0.1)
     )

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from tasks.policy.records.evidence import GateMeasure
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Codes, Floats, predicted_codes
-from tasks.policy.statistics.resampling import Resampling, bootstrap_means, percentile_interval, resampled_confusions
+from tasks.policy.statistics.resampling import Resampling, bootstrap_means, percentile_interval
 
-Differences = Callable[[NDArray[np.int64]], Floats]
+Differences = Callable[[ArrayLike], Floats]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Groups:
 
     column: str
     codes: Codes
+    blocks: Codes
+    """The block (n,) of time of each row; blocks are resampled, as rows close in time are alike."""
 
 
 def demographic_parity(counts: ArrayLike) -> Floats:
@@ -36,7 +38,7 @@ def demographic_parity(counts: ArrayLike) -> Floats:
 def equalized_odds(counts: ArrayLike) -> Floats:
     """The larger of the differences of true and false positive rates, from counts (…, groups, 2 labels, 2 predictions)."""
     table = np.asarray(counts, float)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may lack a group's positives: unknown, left out
         rates = table[..., 1] / table.sum(-1)
     return np.fmax(_spread(rates[..., 0]), _spread(rates[..., 1]))
 
@@ -55,8 +57,9 @@ def compare_parity(pairs: PairedPredictions, groups: Groups, resampling: Resampl
     classes = int(max(1, labels.max(), old.max(), new.max())) + 1
     number = int(groups.codes.max()) + 1
     cells = ((groups.codes * classes + labels) * classes + old) * classes + new
-    joint = np.bincount(cells, minlength=number * classes**3).reshape(number, classes, classes, classes)
-    drawn = resampled_confusions(joint, resampling)
+    shape = (number, classes, classes, classes)
+    joint = np.bincount(cells, minlength=number * classes**3).reshape(shape)
+    drawn = _drawn_counts(cells, groups.blocks, resampling, joint.size).reshape(-1, *shape)
     definitions: dict[str, Differences] = {"accuracy": accuracy_difference}
     if binary:
         definitions = {"demographic parity": demographic_parity}
@@ -74,18 +77,29 @@ def compare_errors(pairs: PairedPredictions, groups: Groups, resampling: Resampl
     errors = np.stack([np.abs(one - y_true) for one in (pairs.champion, pairs.challenger)], axis=1)
     inside = np.eye(int(groups.codes.max()) + 1)[groups.codes]
     columns = np.concatenate([errors[:, :1] * inside, errors[:, 1:] * inside, inside], axis=1)
-    means = np.vstack([columns.mean(axis=0), bootstrap_means(columns, resampling)])
+    names, codes = np.unique(groups.blocks, return_inverse=True)
+    sums = np.stack([np.bincount(codes, column, len(names)) for column in columns.T], axis=1)
+    means = np.vstack([sums.mean(axis=0), bootstrap_means(sums, resampling)])
     old, new, shares = np.split(means, 3, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        before, after = _spread(old / shares) / old.sum(1), _spread(new / shares) / old.sum(1)
+        before, after = _spread(old / shares), _spread(new / shares)
+        before, after = (values * shares.sum(1) / old.sum(1) for values in (before, after))
     low, high = percentile_interval(after[1:] - before[1:], resampling.confidence)
     subject = f"mean error difference of {groups.column}"
     increase = float(after[0] - before[0])
     return GateMeasure("fairness", subject, float(before[0]), float(after[0]), increase, low, high, len(pairs))
 
 
+def _drawn_counts(cells: Codes, blocks: Codes, resampling: Resampling, width: int) -> Floats:
+    """Counts (draws, cells) of resampled blocks."""
+    names, codes = np.unique(blocks, return_inverse=True)
+    table = np.zeros((len(names), width))
+    np.add.at(table, (codes, cells), 1.0)
+    return len(names) * bootstrap_means(table, resampling)
+
+
 def _measure(
-    subject: str, function: Differences, tables: tuple[NDArray[np.int64], NDArray[np.int64]], confidence: float
+    subject: str, function: Differences, tables: tuple[NDArray[np.int64], Floats], confidence: float
 ) -> GateMeasure:
     """The measure of one difference from the joint counts and their resamples, both (…, groups, k labels, k old, k new)."""
     joint, drawn = tables
