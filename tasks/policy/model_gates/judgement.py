@@ -102,13 +102,18 @@ def _row(limits: GateLimits, measure: GateMeasure) -> GateRow:
     verdict: Verdict | None = None if measure.skipped else "fail" if why_failed(limits, measure) else "pass"
     return GateRow(
         measure.gate,
-        measure.subject or measure.skipped or measure.fault or "",
+        _subject(measure),
         measure.champion,
         measure.challenger,
         shown,
         "none accepted" if limit is None else f"{limit:.3g}",
         verdict,
     )
+
+
+def _subject(measure: GateMeasure) -> str:
+    reason = measure.fault or measure.skipped
+    return f"{measure.subject}: {reason}" if measure.subject and reason else reason or measure.subject
 
 
 def _text(measure: GateMeasure) -> str:
