@@ -23,6 +23,9 @@ from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Floats, predicted_codes
 from tasks.policy.statistics.resampling import Resampling
 
+DEFINITIONS = 2
+"""Differences that are measured for two classes: demographic parity and equalized odds."""
+
 
 def measure_fairness(config: ModelConfig, rows: pa.Table, pairs: PairedPredictions) -> tuple[GateMeasure, ...]:
     """The increase of each difference for each protected column; one measure that says why if there is none."""
@@ -46,7 +49,9 @@ def _of_column(config: ModelConfig, rows: pa.Table, pairs: PairedPredictions, co
     codes = np.searchsorted(np.array(large), names[inside])
     blocks = time_blocks(rows.column(config.columns.time).to_numpy())[inside]
     groups, compared = parity.Groups(column, codes.astype(np.int64), blocks), pairs.where(inside)
-    resampling = Resampling(config.validation.confidence, DRAWS, config.training.seed)
+    tests = len(config.columns.protected) * (1 if config.task == "regression" else DEFINITIONS)
+    level = 1 - (1 - config.validation.confidence) / tests  # Bonferroni: each column and definition is one more chance
+    resampling = Resampling(level, DRAWS, config.training.seed)
     if config.task == "regression":
         measures: tuple[GateMeasure, ...] = (parity.compare_errors(compared, groups, resampling),)
     else:

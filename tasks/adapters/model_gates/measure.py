@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -38,11 +39,20 @@ def measure_gates(
         return None
     if metrics.undefined(config.primary_metric, scored.y_true, metrics.class_count(scored.predictions[0])):
         return None
-    served, curves = service_measures(config, challenger, champion, scored.rows), _curves(config, versions, scored)
+    found = metric_evidence(config, challenger, champion, scored)
+    return replace(found, measures=(*found.measures, *service_measures(config, challenger, champion, scored.rows)))
+
+
+def metric_evidence(
+    config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, scored: ScoredRows
+) -> GateEvidence:
+    """Measure the gates of the metric blessing on these rows."""
+    versions = [version for version in (challenger, champion) if version is not None]
+    curves = _curves(config, versions, scored)
     if champion is None:
-        return GateEvidence((*_first_model_measures(config, scored), *served), curves=curves)
+        return GateEvidence(_first_model_measures(config, scored), curves=curves)
     compared = _compared_measures(config, scored, challenger, champion)
-    return GateEvidence((*compared, *served), worst_slices(config, scored.rows, _pairs_of(scored)), curves)
+    return GateEvidence(compared, worst_slices(config, scored.rows, _pairs_of(scored)), curves)
 
 
 def _curves(config: ModelConfig, versions: Sequence[ModelVersion], scored: ScoredRows) -> tuple[ReliabilityCurve, ...]:

@@ -14,7 +14,7 @@ class GateLimits(BaseModel):
 
     max_calibration_loss: float = Field(0.05, ge=0, le=1, examples=[0.02], exclude_if=lambda limit: bool(limit == 0.05))
     """Largest significant increase of the expected calibration error over the champion's. 1 turns the gate off."""
-    max_churn: float = Field(0.25, ge=0, le=1, examples=[0.1], exclude_if=lambda limit: bool(limit == 0.25))
+    max_churn: float = Field(0.2, ge=0, le=1, examples=[0.1], exclude_if=lambda limit: bool(limit == 0.2))
     """Largest share of the rows whose prediction changes for the worse. Classes: the champion's class was right, the
     challenger's is wrong. Regression: the prediction moves by more than `churn_tolerance` and away from the label."""
     churn_tolerance: float = Field(0.5, gt=0, examples=[0.25], exclude_if=lambda limit: bool(limit == 0.5))
