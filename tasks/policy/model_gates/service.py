@@ -11,7 +11,7 @@ import numpy as np
 from tasks.policy.records.evidence import GateMeasure, GateName
 
 LATENCY_ALLOWANCE_MS = 5.0
-"""Milliseconds above the champion's that always pass: a scheduler's time slice, which no caller of a service notices."""
+"""Milliseconds above the champion's that always pass: more than a scikit-learn pipeline takes above a booster's one."""
 MEMORY_ALLOWANCE_MB = 50.0
 """Megabytes above the champion's that always pass: allocators round more than a small model takes."""
 SAME_ANSWER = 1e-5
