@@ -4,7 +4,7 @@ Training is refused, with a reason, if the rows cannot support a sound model. Th
 profile, which monitoring compares with, and the manifest that reproduces the training.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import foreign, lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import candidates, foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -22,10 +22,11 @@ from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import without_secrets
+from tasks.policy.training.race import RaceReport, Strategy
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.models.estimators import Fitted
-    from tasks.adapters.registry.registration import TrainedModel
+    from tasks.adapters.registry.registration import Refit, TrainedModel
 
 TAKE_IN_S = 1800.0
 """Seconds to freeze the reference, take in a model that was trained elsewhere, and register the version."""
@@ -88,14 +89,23 @@ def longest_training_s(config: ModelConfig) -> float:
 
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
 @stage(retries=1)
-def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
+def train_challenger(
+    config: ModelConfig,
+    training: Snapshot,
+    decision_id: str,
+    holdout: Snapshot | None = None,
+    race: RaceReport | None = None,
+) -> ModelVersion:
     """Train and register this decision's version and give it the alias challenger; return an existing one unchanged.
 
+    The model that validation judges is fitted to `training` alone; with a `holdout`, the one that serves is fitted to that too.
+    Both are trained by the winner of the race.
     Raises TrainingRefused, with the reason, if the rows or labels cannot support a sound model.
     """
     version = registry.find(config.name, decision_id)
     if version is None:
-        version = registry.registration.register(config, _train(config, training, decision_id), decision_id)
+        trained = _train(config, Rows(training, holdout, race), decision_id)
+        version = registry.registration.register(config, trained, decision_id)
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
@@ -146,9 +156,22 @@ def _check_same(config: ModelConfig, source: str, known: ModelVersion) -> None:
         )
 
 
-def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a training, those that the model is judged on, and the race that decided what to learn from."""
+
+    training: Snapshot
+    holdout: Snapshot | None
+    race: RaceReport | None
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.race.winner if self.race else Strategy()
+
+
+def _train(config: ModelConfig, given: Rows, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
-    began = perf_counter(), process_time()
+    began, training = (perf_counter(), process_time()), given.training
     rows = lake.read_labelled(training)
     _check_rows(config, training, rows)
     profile = _freeze_profile(config, training, rows)
@@ -158,10 +181,13 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
     elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
-    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows)
+    fitted = elsewhere.fitted if elsewhere else _fit(config, given, rows)
     trained = _with_references(config, training, rows, fitted, profile)
+    trained = replace(trained, race=given.race, refit=None if elsewhere else _refit(config, fitted, rows, given))
     peak_memory_mb = models.resources.peak_memory_mb()
-    used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
+    raced = (given.race.wall_s, given.race.cpu_s) if given.race else (0.0, 0.0)
+    wall_s, cpu_s = perf_counter() - began[0] + raced[0], process_time() - began[1] + raced[1]
+    used = Usage(len(rows), wall_s, cpu_s, peak_memory_mb)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     reached = fitted.metrics.get(config.performance.metric)
@@ -174,6 +200,27 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
         "not measured" if reached is None else f"{reached:.4g}",
     )
     return replace(trained, usage=used)
+
+
+def _fit(config: ModelConfig, given: Rows, rows: pa.Table, validated: "Fitted | None" = None) -> "Fitted":
+    """Train by the winner of the race, if there was one; its reasons become remarks, which validation shows."""
+    base = candidates.bases.load_base(config, given.strategy, given.training.window.end)
+    fitted = candidates.strategies.fit(config, given.strategy, rows, base, validated)
+    return replace(fitted, remarks=(*given.race.reasons[:1], *fitted.remarks)) if given.race else fitted
+
+
+def _refit(config: ModelConfig, validated: "Fitted", rows: pa.Table, given: Rows) -> "Refit | None":
+    """Fit the model that serves to the training rows and the holdout; None if the validated one serves."""
+    holdout = given.holdout
+    newest = lake.read_labelled(holdout) if holdout and config.training.is_refitted else None
+    if holdout is None or newest is None or not len(newest):
+        return None
+    fitted = _fit(config, given, pa.concat_tables([rows, newest]), validated)
+    get_run_logger().info(
+        "training: fitted again with the %d rows of the holdout, %s", len(newest), holdout.window.name
+    )
+    measured = replace(fitted, metrics=validated.metrics, held_back_rows=validated.held_back_rows)
+    return registry.registration.Refit(replace(measured, remarks=validated.remarks), holdout)
 
 
 def _freeze_profile(config: ModelConfig, training: Snapshot, rows: pa.Table) -> ReferenceProfile:

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -30,16 +31,19 @@ WITH_CHAMPION: tuple[GateName, ...] = ("churn", "fairness", "robustness")
 
 
 def measure_gates(
-    config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, rows: pa.Table
+    config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, start: datetime, rows: pa.Table
 ) -> GateEvidence | None:
-    """Measure every gate on these labelled rows; None if they cannot be scored, which fails the validation by itself."""
-    versions = [version for version in (challenger, champion) if version is not None]
-    scored = score_rows(config, versions, rows)
+    """Measure every gate on these labelled rows; None if they cannot be scored, which fails the validation by itself.
+
+    The metric's gates judge the models that have not seen rows from `start` on, the service's those that serve.
+    """
+    unseen = challenger.before(start), champion and champion.before(start)
+    scored = score_rows(config, [version for version in unseen if version is not None], rows)
     if not isinstance(scored, ScoredRows):
         return None
     if metrics.undefined(config.primary_metric, scored.y_true, metrics.class_count(scored.predictions[0])):
         return None
-    found = metric_evidence(config, challenger, champion, scored)
+    found = metric_evidence(config, *unseen, scored)
     return replace(found, measures=(*found.measures, *service_measures(config, challenger, champion, scored.rows)))
 
 

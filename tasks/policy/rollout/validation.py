@@ -253,6 +253,12 @@ def failed_blessings(policy: ValidationPolicy, gates: GateEvidence | None) -> li
     return found + [f"found slice: {reason}" for reason in failed_gates(policy, gates.slices)]
 
 
+def worse_than_validated(policy: ValidationPolicy, difference: MetricDifference) -> list[str]:
+    """A sentence if the refitted model is worse than the validated one on the holdout, which it has seen; else empty."""
+    missed = failed_gates(policy.model_copy(update={"min_gain": None}), (difference,))
+    return [f"the refitted model is worse than the validated one: {reason}" for reason in missed]
+
+
 def doubts(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
     """Sentences on slices worth a review although every gate passed."""
     return [
@@ -289,6 +295,8 @@ def why_not_promote(
     missed = worse_than_a_constant(validation_policy, validation.constant)
     missed += failed_gates(validation_policy, validation.differences) if champion is not None else []
     missed += failed_blessings(validation_policy, validation.gates)
+    refitted = validation.refit.difference if validation.refit else None
+    missed += worse_than_validated(validation_policy, refitted) if refitted else []
     return f"validation says {validation.verdict}, but {missed[0]}" if missed else None
 
 
