@@ -117,7 +117,7 @@ def _run(folder: Path, models: Sequence[PackagedModel]) -> list[dict[str, Any]] 
         "rows_a_round": ROWS_A_ROUND, "budget_s": TIMING_BUDGET_S,
         "libraries": sorted({LIBRARIES[name] for model in models for name in model.files if name in LIBRARIES}),
     }  # fmt: skip
-    imported = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    imported = {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-P", "-B", str(program.__file__), json.dumps(settings)],
         env=clean_environment(folder / "home") | imported, cwd=folder / "home", stdin=subprocess.DEVNULL,

@@ -6,7 +6,7 @@ measure fails, unless it says why it does not apply.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from tasks.policy.model_gates.limits import GateLimits
@@ -79,6 +79,24 @@ def missing_gates(evidence: GateEvidence) -> list[str]:
     return [f"{', '.join(missing)}: not measured, so nothing shows that the challenger is no worse"] if missing else []
 
 
+def storable(evidence: GateEvidence) -> GateEvidence:
+    """The evidence without numbers that are not finite, which JSON has no form for; a measure without one still fails."""
+    measures = tuple(
+        replace(
+            each, **{name: _finite(getattr(each, name)) for name in ("champion", "challenger", "value", "low", "high")}
+        )
+        for each in evidence.measures
+    )
+    slices = (
+        each for each in evidence.slices if all(map(math.isfinite, (each.champion, each.gain, each.low, each.high)))
+    )
+    return replace(evidence, measures=measures, slices=tuple(slices))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def summary(limits: GateLimits, evidence: GateEvidence) -> list[str]:
     """What passed in one sentence, and why each of the others does not apply."""
     applied = [measure for measure in evidence.measures if not measure.skipped]
@@ -88,7 +106,7 @@ def summary(limits: GateLimits, evidence: GateEvidence) -> list[str]:
     for measure in evidence.measures:
         if measure.skipped:
             skipped.setdefault(measure.skipped, []).append(measure.gate)
-    found = [f"no worse than the champion, or sound by itself, in: {', '.join(passed)}"] if passed else []
+    found = [f"gates passed: {', '.join(passed)}"] if passed else []
     return found + [f"{', '.join(dict.fromkeys(gates))}: {reason}" for reason, gates in skipped.items()]
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.policy.model_gates.judgement import failed_measures, missing_gates, summary
+from tasks.policy.model_gates.judgement import failed_measures, missing_gates, storable, summary
 from tasks.policy.model_gates.limits import GateLimits
 from tasks.policy.monitoring.slices import describe_fairness
 from tasks.policy.records.base import Window
@@ -168,7 +168,7 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         constant=comparison.constant,
         challenger_predictions=comparison.challenger_predictions,
         champion_predictions=comparison.champion_predictions,
-        gates=comparison.gates,
+        gates=storable(comparison.gates) if comparison.gates else None,
     )
 
 

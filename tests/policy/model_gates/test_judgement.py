@@ -45,6 +45,16 @@ def test_what_was_not_measured_fails(gate):
     assert report.reasons[0] == f"{gate}: not measured, so nothing shows that the challenger is no worse"
 
 
+def test_numbers_that_are_not_finite_are_stored_as_unknown_and_still_fail():
+    unknown = GateMeasure("answers", "difference", value=float("inf"), fault="other answers")
+    undefined = gained(float("nan"), float("nan"), float("nan"), slice_name="x > 1")
+    report = decide_validation(POLICY, compared(BETTER, gates=GateEvidence((*SOUND, unknown), (undefined,))))
+    stored = from_json(ValidationReport, to_json(report))
+    assert (stored.gates.measures[-1].value, stored.gates.slices, stored.verdict) == (None, (), "fail")
+    forged = replace(stored, verdict="pass")
+    assert why_not_promote(POLICY, PromotionPolicy(), version("2"), "1", forged) is not None
+
+
 def test_gate_that_does_not_apply_says_why_and_passes():
     evidence = with_measure(GateMeasure("fairness", skipped="no protected column"))
     report = decide_validation(POLICY, compared(BETTER, gates=evidence))
