@@ -81,16 +81,19 @@ def missing_gates(evidence: GateEvidence) -> list[str]:
 
 def storable(evidence: GateEvidence) -> GateEvidence:
     """The evidence without numbers that are not finite, which JSON has no form for; a measure without one still fails."""
-    measures = tuple(
-        replace(
-            each, **{name: _finite(getattr(each, name)) for name in ("champion", "challenger", "value", "low", "high")}
-        )
-        for each in evidence.measures
-    )
+    measures = tuple(map(_storable, evidence.measures))
     slices = (
-        each for each in evidence.slices if all(map(math.isfinite, (each.champion, each.gain, each.low, each.high)))
+        each
+        for each in evidence.slices
+        if all(map(math.isfinite, (each.champion, each.challenger, each.gain, each.low, each.high)))
     )
     return replace(evidence, measures=measures, slices=tuple(slices))
+
+
+def _storable(measure: GateMeasure) -> GateMeasure:
+    known = all(value is None or math.isfinite(value) for value in (measure.value, measure.low, measure.high))
+    own = measure if known else replace(measure, value=None, low=None, high=None)
+    return replace(own, champion=_finite(own.champion), challenger=_finite(own.challenger))
 
 
 def _finite(value: float | None) -> float | None:
