@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.candidates import race, strategies
-from tasks.adapters.models.estimators import Fitted, FitPlan
+from tasks.adapters.models.estimators import FitPlan, Fitted
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.own_training import trainer
 from tasks.policy.records.base import Window, utc

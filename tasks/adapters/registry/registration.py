@@ -23,7 +23,7 @@ from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.profiling import binned_rows, reference_sample
 from tasks.adapters.profiling.reference_sample import ReferenceSample
-from tasks.adapters.registry import lineage, version_files, versions as registry
+from tasks.adapters.registry import known_answers, lineage, version_files, versions as registry
 from tasks.adapters.storage import lease, relocation
 from tasks.adapters.storage.workspace import keep_private, workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
@@ -145,6 +145,9 @@ def _write_files(
     (notes / version_files.SUITE).write_text(learned_suite(config, profile), encoding="utf-8")
     (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     (notes / version_files.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
+    answers = known_answers.answer_rows(fitted.scorer, trained.sample)
+    if answers is not None:
+        (notes / version_files.ANSWERS).write_bytes(known_answers.to_ipc(answers))
     if trained.attribution:
         (notes / version_files.ATTRIBUTION).write_text(to_json(trained.attribution), encoding="utf-8")
     if trained.coded_rows is not None:

@@ -26,6 +26,8 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.text import without_secrets
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; the other files need neither
+    import pyarrow as pa
+
     from tasks.adapters.models.files import Scorer
     from tasks.adapters.profiling.reference_sample import ReferenceSample
 
@@ -34,7 +36,7 @@ ATTRIBUTION = "feature_attribution.json"
 CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
 VALIDATED = "validated"
 """Folder with the files of the model that was validated, where another one was refitted to serve."""
-SUITE = "expectation_suite.json"
+SUITE, ANSWERS = "expectation_suite.json", "sample_answers.arrow"
 
 
 def load_scorer(version: ModelVersion, imported: tuple[str, ...] = (), fresh: bool = False) -> "Scorer":
@@ -95,6 +97,21 @@ def _content(stored: _ModelFiles) -> dict[str, bytes]:
         address = f"{relocation.current_location(source)}/data/files"
     with tempfile.TemporaryDirectory() as folder:
         return models.files.read(_download(address, Path(folder), stored.uri))
+
+
+def model_content(version: ModelVersion) -> dict[str, bytes]:
+    """Return the files of a version's model by name, neither checked nor loaded. Raises ModelFileError."""
+    return _content(_ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, ()))
+
+
+def sample_answers(version: ModelVersion) -> "pa.Table | None":
+    """Return rows with the answers that the model gave when it was trained; None for versions that predate them."""
+    uri = workspace().mlflow
+    if not _holds(uri, version.run_id, ANSWERS):
+        return None
+    from tasks.adapters.registry import known_answers  # Arrow, which reading a version's other files does not need
+
+    return known_answers.from_ipc(_read_artifact(uri, version.run_id, ANSWERS))
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:
