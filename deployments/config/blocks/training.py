@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
+from tasks.policy.training.recipe import FeatureRecipe
+from tasks.policy.training.search import SearchPolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
 """Parameters that a Prefect deployment of the user's own is always given."""
@@ -82,6 +84,10 @@ class Training(Settings):
     """Fewest labelled rows to train on; with fewer, training is refused."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
+    search: SearchPolicy | None = Field(None, exclude_if=lambda policy: policy is None)
+    """Search better parameters and derived features before each training, within a budget. Default: no search."""
+    recipe: FeatureRecipe | None = Field(None, exclude_if=lambda recipe: recipe is None)
+    """Derived features. Default: none, or those that `search` finds."""
     trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
     """Load models from elsewhere that can run code: joblib, pickle, and MLflow models without a safe file.
 

@@ -26,7 +26,7 @@ from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import Setup, missing
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import SplitEncoder, TrainingData, choose_rounds, with_rounds
-from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
+from tasks.adapters.models.encoding import Encoding, FeatureEncoder, Matrix, RawEncoding, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
@@ -80,9 +80,10 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
     codes = encode_labels(given, classes)
     kind = estimator_class(config)
     encoder = own or FeatureEncoder(config.columns.features).fit(rows)
+    matrix = _encode(config, encoder, rows, codes) if isinstance(encoder, FeatureEncoder) else None
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    data = TrainingData(rows, None if own else encoder.transform(rows), target, labels, len(classes), own)
+    data = TrainingData(rows, matrix, target, labels, len(classes), own)
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
@@ -108,6 +109,14 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
         rows=len(codes),
         remarks=stopped.remarks,
     )
+
+
+def _encode(config: ModelConfig, encoder: FeatureEncoder, rows: pa.Table, codes: Floats) -> Matrix:
+    """Encode the training rows, with the derived features that the settings ask for."""
+    recipe = config.training.recipe
+    if recipe is None or recipe.is_empty:
+        return encoder.transform(rows)
+    return encoder.derive(recipe, config.columns.time, rows, codes)
 
 
 def in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
@@ -214,6 +223,7 @@ def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
             return {}
         raw = np.abs(np.atleast_2d(np.asarray(weights))).sum(axis=0) if own is None else np.asarray(own)
         if isinstance(step, ColumnTransformer):
-            raw = per_feature(step, raw, len(encoding.names))
+            raw = per_feature(step, raw, len(encoding.inputs.names))
+    raw = encoding.derived.by_source(encoding.names, np.asarray(raw, float))
     total = float(raw.sum())
     return {name: float(value) / total for name, value in zip(encoding.names, raw, strict=True)} if total > 0 else {}

@@ -127,7 +127,9 @@ def dataset_input(config: ModelConfig, training: Snapshot) -> DatasetInput:
 
 def signature(config: ModelConfig, scorer: Scorer) -> ModelSignature:
     """Return the columns and types that the model accepts; any column may hold nulls, none may be absent."""
-    inputs = Schema([ColSpec(COLUMN_TYPES[kind], name) for name, kind in scorer.encoding.features])
+    time = scorer.encoding.derived.time
+    moment = [ColSpec(DataType.datetime, time)] if time else []
+    inputs = Schema([*(ColSpec(COLUMN_TYPES[kind], name) for name, kind in scorer.encoding.features), *moment])
     width = (-1, len(scorer.classes)) if config.task == "multiclass" else (-1,)
     return ModelSignature(inputs=inputs, outputs=Schema([TensorSpec(pd.Series(dtype=float).to_numpy().dtype, width)]))
 
