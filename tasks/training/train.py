@@ -12,7 +12,7 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import foreign, lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import candidates, foreign, lake, models, orchestration, own_training, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -22,6 +22,7 @@ from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import without_secrets
+from tasks.policy.training.search import TOLERANCE, SearchReport, limit_s
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.models.estimators import Fitted
@@ -82,8 +83,10 @@ def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> Refer
 
 
 def longest_training_s(config: ModelConfig) -> float:
-    """Return the stage's time limit: that of training, and time to take the model in and register it."""
-    return config.training.timeout_hours * 3600 + TAKE_IN_S
+    """Return the stage's time limit: that of training, of the search, and time to take the model in and register it."""
+    policy = config.training.search
+    searches = (limit_s(policy, config.budget) or 0.0) * (1 + TOLERANCE) if policy else 0.0
+    return config.training.timeout_hours * 3600 + searches + TAKE_IN_S
 
 
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
@@ -158,10 +161,10 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
     elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
-    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows)
-    trained = _with_references(config, training, rows, fitted, profile)
-    peak_memory_mb = models.resources.peak_memory_mb()
-    used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
+    chosen, searched = _search(config, training, decision_id, rows)
+    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(chosen, rows)
+    trained = replace(_with_references(config, training, rows, fitted, profile), search=searched)
+    used = _used(began, len(rows), searched)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     reached = fitted.metrics.get(config.performance.metric)
@@ -174,6 +177,44 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
         "not measured" if reached is None else f"{reached:.4g}",
     )
     return replace(trained, usage=used)
+
+
+def _used(began: tuple[float, float], rows: int, searched: SearchReport | None) -> Usage:
+    """Return what training used since it `began`, and the search's part of it."""
+    wall_s, cpu_s, peak_memory_mb = (
+        perf_counter() - began[0],
+        process_time() - began[1],
+        models.resources.peak_memory_mb(),
+    )
+    if searched is None:
+        return Usage(rows, wall_s, cpu_s, peak_memory_mb)
+    # what the search spent before it was interrupted is charged too
+    before = max(0.0, searched.wall_s - wall_s), max(0.0, searched.cpu_s - cpu_s)
+    return Usage(
+        rows, wall_s + before[0], cpu_s + before[1], peak_memory_mb,
+        search_wall_s=searched.wall_s, search_cpu_s=searched.cpu_s,
+    )  # fmt: skip
+
+
+def _search(
+    config: ModelConfig, training: Snapshot, decision_id: str, rows: pa.Table
+) -> tuple[ModelConfig, SearchReport | None]:
+    """Search better settings if the model's file asks for it; return the settings to train with, and what was searched.
+
+    The champion's settings are those that an earlier search found, as long as the model's file asks for the same ones.
+    """
+    policy = config.training.search
+    if policy is None or (orchestration.runs.run_mode() == RunMode.REPLAY and not policy.in_replays):
+        return config, None
+    job = candidates.search.SearchJob(policy, decision_id, training.content_hash, training.window.end.isoformat())
+    if registry.CHAMPION in registry.aliases(config.name):
+        champion = registry.version(config.name, registry.CHAMPION)
+        earlier = registry.version_files.search_report(champion)
+        if earlier and earlier.asked_for == candidates.search.asked_for(config):
+            job = replace(job, parameters=earlier.parameters, recipe=earlier.recipe)
+    chosen, searched = candidates.search.search(config, rows, job)
+    get_run_logger().info("%s", searched.sentence)
+    return chosen, searched
 
 
 def _freeze_profile(config: ModelConfig, training: Snapshot, rows: pa.Table) -> ReferenceProfile:

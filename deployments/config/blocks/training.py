@@ -119,6 +119,11 @@ class Training(Settings):
         return bool(self.command or self.flow)
 
     @property
+    def is_estimator(self) -> bool:
+        """Whether an estimator is trained here, XGBoost or a named one."""
+        return not (self.function or self.is_foreign)
+
+    @property
     def reads_other(self) -> bool:
         """Whether what trains the model can read text, dates and lists."""
         return bool(self.pipeline or self.function)

@@ -22,7 +22,8 @@ EXACT_TREES = 400
 def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats | None:
     """Return (n, features) contributions on the margin for evenly spaced rows.
 
-    Multiclass: the contributions to each row's predicted class. Those of derived features count for their sources. None for other estimators, own features or missing columns.
+    Multiclass: the contributions to each row's predicted class. Those of derived features count for their sources. None for
+    other estimators, own features or missing columns.
     """
     encoding, library = scorer.encoding, library_of(scorer.estimator)
     if isinstance(encoding, RawEncoding):

@@ -21,7 +21,9 @@ Form = Literal["numbers", "cyclic"]
 STEPS = {"hour": 1440, "weekday": 7, "month": 12, "day_of_year": 366}
 """Steps of each circle: the hour counts minutes, the others count themselves."""
 _CIRCLES = {
-    part: np.array([[function(2 * math.pi * step / steps) for function in (math.sin, math.cos)] for step in range(steps)])
+    part: np.array(
+        [[function(2 * math.pi * step / steps) for function in (math.sin, math.cos)] for step in range(steps)]
+    )
     for part, steps in STEPS.items()
 }
 

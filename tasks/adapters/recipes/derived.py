@@ -71,7 +71,9 @@ class DerivedFeatures:
         columns = []
         if self.calendar:
             if times is None:
-                raise FeatureError(f"column {self.time}: is missing, expected the row's time; features are derived from it")
+                raise FeatureError(
+                    f"column {self.time}: is missing, expected the row's time; features are derived from it"
+                )
             columns.append(calendar_columns(times, self.calendar))
         columns += [each.reshape(-1, 1) for each in targets]
         with np.errstate(over="ignore"):

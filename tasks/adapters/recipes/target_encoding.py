@@ -7,6 +7,7 @@ the rows before it, and the first block is missing. Predictions use the means of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,4 +57,4 @@ def forward_column(feature: str, codes: NDArray[np.float32], y: Floats, categori
 
 def _blocks(rows: int) -> Sequence[tuple[int, int]]:
     edges = [rows * number // BLOCKS for number in range(BLOCKS + 1)]
-    return [(start, end) for start, end in zip(edges[1:], edges[2:], strict=False) if 0 < start < end]
+    return [(start, end) for start, end in pairwise(edges) if 0 < start < end]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
@@ -20,15 +21,19 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType
+from pydantic import Field
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.foreign.scorer import ForeignScorer
-from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import FeatureKind, Snapshot
+from tasks.policy.training.recipe import FeatureRecipe
+
+if TYPE_CHECKING:  # it imports this module
+    from tasks.adapters.registry.registration import TrainedModel
 
 BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
@@ -61,11 +66,15 @@ class TrainingManifest:
     sha256: str
     code_version: str
     libraries: dict[str, str]
+    recipe: Annotated[FeatureRecipe | None, Field(exclude_if=lambda recipe: recipe is None)] = None
+    """Features that were derived; with `parameters` it repeats the training without its search."""
+    search: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
+    """The result of the search for better settings in a sentence; its trials are in `search_report.json`."""
 
 
-def manifest(
-    config: ModelConfig, fitted: Fitted, training: Snapshot, decision_id: str, sha256: str
-) -> TrainingManifest:
+def manifest(config: ModelConfig, trained: "TrainedModel", decision_id: str, sha256: str) -> TrainingManifest:
+    fitted, training, search = trained.fitted, trained.training, trained.search
+    recipe = search.recipe if search else config.training.recipe
     return TrainingManifest(
         model=config.name,
         decision_id=decision_id,
@@ -83,6 +92,8 @@ def manifest(
         sha256=sha256,
         code_version=code_version(),
         libraries={name: installed_version(name) for name in libraries(fitted.scorer)},
+        recipe=None if recipe is None or recipe.is_empty else recipe,
+        search=search.sentence if search else None,
     )
 
 

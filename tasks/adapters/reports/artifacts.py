@@ -9,9 +9,10 @@ approves a promotion.
 from collections.abc import Sequence
 from html import escape
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.reports.plots import search_plot
 from tasks.adapters.storage.links import version_link
 from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
@@ -19,7 +20,11 @@ from tasks.policy.governance.access import Approval, ApprovalRequest
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
+from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.preview import Preview
+from tasks.policy.training.search import SearchReport, SearchTrial
+
+SHOWN_TRIALS = 10
 
 
 def key(kind: str, model: str) -> str:
@@ -100,6 +105,33 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
     create_markdown_artifact(
         "\n\n".join(parts), key=key("validation", config.name), description=plain(report.reasons[0])
     )
+
+
+def publish_search_page(config: ModelConfig, report: SearchReport, version: str) -> None:
+    """Publish what was searched before a version was trained: the result, the best trials, and the history as a plot."""
+    parts = [
+        f"# {config.name}: search before version {version}",
+        f"**{plain(as_sentence(report.sentence))}**",
+        f"{len(report.trials)} trials on {report.searched_rows:,} of {report.rows:,} rows, {report.cpu_s:,.0f} CPU s, "
+        f"{report.usd:,.4f} USD. Each was trained on earlier rows and judged on later ones; lower losses are better.",
+        table(("trial", "from", "state", "loss", "settings"), [_trial_row(trial) for trial in _best_trials(report)]),
+    ]
+    named = plain(report.sentence)
+    create_markdown_artifact(
+        "\n\n".join(part for part in parts if part), key=key("search", config.name), description=named
+    )
+    if address := search_plot(report.trials, f"{config.name}: search before version {version}"):
+        create_image_artifact(address, key=key("plot-search", config.name), description=named)
+
+
+def _best_trials(report: SearchReport) -> list[SearchTrial]:
+    complete = [trial for trial in report.trials if trial.state == "complete"]
+    best = sorted(complete, key=lambda trial: (trial.loss, trial.number))[:SHOWN_TRIALS]
+    return list({trial.number: trial for trial in (*report.trials[:1], *best)}.values())
+
+
+def _trial_row(trial: SearchTrial) -> tuple[str, ...]:
+    return str(trial.number), trial.origin, trial.state, f"{trial.loss:.4g}", trial.describe()
 
 
 def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str, comment: str) -> None:

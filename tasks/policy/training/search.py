@@ -24,7 +24,6 @@ MIN_BLOCKS = 5
 """Blocks of the latest fold below which a standard error means little; no settings are adopted then."""
 TOLERANCE = 0.1
 """Share by which the search may miss its budget."""
-Value = JsonValue
 
 
 class SearchRange(Settings):
@@ -57,20 +56,22 @@ class SearchRange(Settings):
     def is_whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    def including(self, value: Value) -> "SearchRange":
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(low, high); zeros for choices."""
+        return (0 if self.low is None else self.low, 0 if self.high is None else self.high)
+
+    def including(self, value: JsonValue) -> "SearchRange":
         """Return the range, widened to hold a value; unchanged for a value of another type."""
         if self.choices:
             return self if value in self.choices else self.model_copy(update={"choices": (*self.choices, value)})
-        if self.low is None or self.high is None or not _is_number(value) or (self.log and float(value) <= 0):
+        if isinstance(value, bool) or not isinstance(value, int | float) or (self.log and value <= 0):
             return self
-        return self.model_copy(update={"low": min(self.low, value), "high": max(self.high, value)})
+        low, high = self.bounds
+        return self.model_copy(update={"low": min(low, value), "high": max(high, value)})
 
     def describe(self) -> str:
         return " or ".join(map(str, self.choices)) if self.choices else f"{self.low:g} to {self.high:g}"
-
-
-def _is_number(value: Value) -> "bool":
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class SearchPolicy(Settings):
@@ -100,7 +101,7 @@ class SearchPolicy(Settings):
 
     def describe_limit(self) -> str:
         """Describe what limits the search, such as `5 minutes or 100 trials`."""
-        limits = [f"{self.minutes:g} minutes"] if self.minutes is not None else []
+        limits = [f"{self.minutes:.3g} minutes"] if self.minutes is not None else []
         limits += [f"{self.usd:g} USD"] if self.usd is not None else []
         limits += [f"{self.trials} trials"] if self.trials is not None else []
         return " or ".join(limits)
@@ -157,6 +158,12 @@ class SearchTrial:
         """Mean loss of the folds that it reached; infinite without one."""
         return float(np.mean(self.losses)) if self.losses else float("inf")
 
+    def describe(self) -> str:
+        """Describe its parameters and derived features in words."""
+        return describe_settings(
+            {n: self.parameters[n] for n in sorted(self.drawn) if n in self.parameters}, self.recipe
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SearchGain:
@@ -206,8 +213,8 @@ class SearchReport:
     cpu_s: float
     usd: float
     trials: tuple[SearchTrial, ...]
-    asked_for: dict[str, JsonValue]
-    """`training.parameters` of the model's file at that time."""
+    asked_for: str
+    """Digest of the estimator, its parameters and the recipe in the model's file at that time."""
     parameters: dict[str, JsonValue]
     """The settings to train with: the best trial's if they are adopted, else the champion's."""
     recipe: FeatureRecipe
@@ -230,18 +237,18 @@ class SearchReport:
     def sentence(self) -> str:
         """The result in a sentence with its numbers."""
         if self.fault:
-            return f"search: nothing was searched: {self.fault}; the champion's settings stay"
+            return f"search: nothing was searched: {self.fault}; the present settings stay"
         spent = f"{len(self.trials)} trials in {_duration(self.wall_s)} of {self.limit}"
         if self.gain is None:
-            return f"search: {spent}; no gain: no trial was better than the champion's settings; these stay"
+            return f"search: {spent}; no gain: no trial was better than the present settings; these stay"
         best = self.best
-        settings = describe_settings(best.drawn, best.recipe) if best else "none"
+        settings = best.describe() if best else "none"
         figures = f"gain {self.gain.gain:.3g} ± {self.gain.error:.2g} {self.metric} on the latest fold"
         if self.adopted:
             return f"search: {spent}; best {settings}; {figures}; adopted"
         return (
             f"search: {spent}; best {settings}; no gain: {figures}, expected more than {ERRORS:g} standard errors "
-            f"({ERRORS * self.gain.error:.2g}); the champion's settings stay"
+            f"({ERRORS * self.gain.error:.2g}); the present settings stay"
         )
 
 
@@ -257,7 +264,7 @@ def describe_settings(drawn: dict[str, JsonValue], recipe: FeatureRecipe) -> str
     """
     named = [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in drawn.items()]
     features = "" if recipe.is_empty else recipe.describe()
-    return "; ".join(part for part in (", ".join(named), features) if part) or "the champion's settings"
+    return "; ".join(part for part in (", ".join(named), features) if part) or "the present settings"
 
 
 def best_so_far(trials: Sequence[SearchTrial]) -> tuple[float, ...]:
