@@ -89,7 +89,9 @@ def retrain(
     land_labels(config, as_of)
     training, holdout = split_labelled_rows(config, as_of)
     train = train_challenger.with_options(timeout_seconds=longest_training_s(config))
-    challenger = find_earlier(config, earlier, decision_id) if earlier else train(config, training, decision_id)
+    challenger = (
+        find_earlier(config, earlier, decision_id) if earlier else train(config, training, decision_id, holdout)
+    )
     validation = validate_challenger(config, challenger, champion, holdout)
     publish_validation(config, request, challenger, validation)
     return validation

@@ -26,7 +26,7 @@ from tasks.policy.training.search import TOLERANCE, SearchReport, limit_s
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.models.estimators import Fitted
-    from tasks.adapters.registry.registration import TrainedModel
+    from tasks.adapters.registry.registration import Refit, TrainedModel
 
 TAKE_IN_S = 1800.0
 """Seconds to freeze the reference, take in a model that was trained elsewhere, and register the version."""
@@ -91,14 +91,17 @@ def longest_training_s(config: ModelConfig) -> float:
 
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
 @stage(retries=1)
-def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
+def train_challenger(
+    config: ModelConfig, training: Snapshot, decision_id: str, holdout: Snapshot | None = None
+) -> ModelVersion:
     """Train and register this decision's version and give it the alias challenger; return an existing one unchanged.
 
+    The model that validation judges is fitted to `training` alone; with a `holdout`, the one that serves is fitted to that too.
     Raises TrainingRefused, with the reason, if the rows or labels cannot support a sound model.
     """
     version = registry.find(config.name, decision_id)
     if version is None:
-        version = registry.registration.register(config, _train(config, training, decision_id), decision_id)
+        version = registry.registration.register(config, _train(config, training, decision_id, holdout), decision_id)
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
@@ -149,7 +152,7 @@ def _check_same(config: ModelConfig, source: str, known: ModelVersion) -> None:
         )
 
 
-def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":
+def _train(config: ModelConfig, training: Snapshot, decision_id: str, holdout: Snapshot | None) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
     began = perf_counter(), process_time()
     rows = lake.read_labelled(training)
@@ -163,7 +166,9 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
         elsewhere = own_training.trainer.train_elsewhere(config, job)
     chosen, searched = _search(config, training, decision_id, rows)
     fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(chosen, rows)
-    trained = replace(_with_references(config, training, rows, fitted, profile), search=searched)
+    trained = _with_references(config, training, rows, fitted, profile)
+    refit = None if elsewhere else _refit(chosen, fitted, rows, holdout)
+    trained = replace(trained, search=searched, refit=refit)
     used = _used(began, len(rows), searched)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
@@ -181,11 +186,8 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "Traine
 
 def _used(began: tuple[float, float], rows: int, searched: SearchReport | None) -> Usage:
     """Return what training used since it `began`, and the search's part of it."""
-    wall_s, cpu_s, peak_memory_mb = (
-        perf_counter() - began[0],
-        process_time() - began[1],
-        models.resources.peak_memory_mb(),
-    )
+    wall_s, cpu_s = perf_counter() - began[0], process_time() - began[1]
+    peak_memory_mb = models.resources.peak_memory_mb()
     if searched is None:
         return Usage(rows, wall_s, cpu_s, peak_memory_mb)
     # what the search spent before it was interrupted is charged too
@@ -215,6 +217,19 @@ def _search(
     chosen, searched = candidates.search.search(config, rows, job)
     get_run_logger().info("%s", searched.sentence)
     return chosen, searched
+
+
+def _refit(config: ModelConfig, validated: "Fitted", rows: pa.Table, holdout: Snapshot | None) -> "Refit | None":
+    """Fit the model that serves to the training rows and the holdout; None if the validated one serves."""
+    newest = lake.read_labelled(holdout) if holdout and config.training.is_refitted else None
+    if holdout is None or newest is None or not len(newest):
+        return None
+    fitted = own_training.trainer.fit(config, pa.concat_tables([rows, newest]), validated)
+    get_run_logger().info(
+        "training: fitted again with the %d rows of the holdout, %s", len(newest), holdout.window.name
+    )
+    measured = replace(fitted, metrics=validated.metrics, held_back_rows=validated.held_back_rows)
+    return registry.registration.Refit(replace(measured, remarks=validated.remarks), holdout)
 
 
 def _freeze_profile(config: ModelConfig, training: Snapshot, rows: pa.Table) -> ReferenceProfile:

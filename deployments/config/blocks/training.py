@@ -82,6 +82,9 @@ class Training(Settings):
     """Stop when the loss on the held-back rows has not improved for this many rounds; `null` turns early stopping off."""
     min_rows: int = Field(1000, ge=10, examples=[5000])
     """Fewest labelled rows to train on; with fewer, training is refused."""
+    refit: bool = Field(True, examples=[False], exclude_if=lambda refit: bool(refit))
+    """Fit the model that validation judges once more, on the training rows and the holdout together, with as many rounds.
+    That model serves, once it is no worse on the holdout than the one that was validated. Not for a command or a flow."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
     search: SearchPolicy | None = Field(None, exclude_if=lambda policy: policy is None)
@@ -122,6 +125,11 @@ class Training(Settings):
     def is_estimator(self) -> bool:
         """Whether an estimator is trained here, XGBoost or a named one."""
         return not (self.function or self.is_foreign)
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether the validated model is fitted once more with the holdout's rows."""
+        return self.refit and not self.is_foreign
 
     @property
     def reads_other(self) -> bool:

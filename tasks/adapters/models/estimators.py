@@ -25,7 +25,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import Setup, missing
 from tasks.adapters.models import eligibility
-from tasks.adapters.models.early_stopping import SplitEncoder, TrainingData, choose_rounds, with_rounds
+from tasks.adapters.models.early_stopping import SplitEncoder, Stopped, TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, Matrix, RawEncoding, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
@@ -67,12 +67,17 @@ class Fitted:
     held_back_rows: int
     rows: int
     remarks: tuple[str, ...] = ()
+    chosen_rounds: int | None = None
+    """Rounds that early stopping chose; None without it."""
 
 
-def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) -> Fitted:
+def fit(
+    config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None, validated: Fitted | None = None
+) -> Fitted:
     """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError.
 
-    `own` encodes the rows by features of the user's own.
+    `own` encodes the rows by features of the user's own. With a `validated` model, which was fitted to the first of these
+    rows, its number of rounds and its first row are used, and no rows are held back.
     """
     rows = in_order(rows, config.columns.time, config.columns.key)
     given = rows.column(config.columns.label)
@@ -93,7 +98,7 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
     library = library_of(kind)
     failures = (*FAILURES, *(library.failures if library else ()))
     with as_estimator_error(f"{config.name}: training by {kind.__name__}", failures):
-        stopped = choose_rounds(config, unfitted, data)
+        stopped = _like(validated, len(codes)) if validated else choose_rounds(config, unfitted, data)
         estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
     if library:
         estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
@@ -108,6 +113,7 @@ def fit(config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None) ->
         held_back_rows=int(stopped.held_back.sum()),
         rows=len(codes),
         remarks=stopped.remarks,
+        chosen_rounds=stopped.rounds,
     )
 
 
@@ -117,6 +123,12 @@ def _encode(config: ModelConfig, encoder: FeatureEncoder, rows: pa.Table, codes:
     if recipe is None or recipe.is_empty:
         return encoder.transform(rows)
     return encoder.derive(recipe, config.columns.time, rows, codes)
+
+
+def _like(validated: Fitted, count: int) -> Stopped:
+    """Return the rounds and the first row of an earlier fit, for `count` rows that begin with the same ones."""
+    first = validated.rows - validated.fitted_rows
+    return Stopped(validated.chosen_rounds, np.zeros(count, bool), np.empty(0), first)
 
 
 def in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:

@@ -15,13 +15,17 @@ from tasks.adapters.own_training.imports import check_parameters
 from tasks.adapters.own_training.snapshot_files import TrainingJob
 
 
-def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
-    """Train on labelled rows in this process. Raises EstimatorError, FeatureError, and what the user's code raises."""
+def fit(config: ModelConfig, rows: pa.Table, validated: Fitted | None = None) -> Fitted:
+    """Train on labelled rows in this process. Raises EstimatorError, FeatureError, and what the user's code raises.
+
+    With a `validated` model, which was fitted to the first of these rows, an estimator is fitted with as many rounds.
+    """
     if config.training.is_foreign:
         config = config.with_stand_in()
     if config.training.function:
         return function.fit(config, rows)
-    return estimators.fit(config, rows, pipeline.PipelineEncoder(config) if config.training.pipeline else None)
+    own = pipeline.PipelineEncoder(config) if config.training.pipeline else None
+    return estimators.fit(config, rows, own, validated)
 
 
 def train_elsewhere(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:

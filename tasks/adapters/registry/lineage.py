@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import pandas as pd
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
@@ -31,9 +31,7 @@ from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import FeatureKind, Snapshot
 from tasks.policy.training.recipe import FeatureRecipe
-
-if TYPE_CHECKING:  # it imports this module
-    from tasks.adapters.registry.registration import TrainedModel
+from tasks.policy.training.search import SearchReport
 
 BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
@@ -70,17 +68,33 @@ class TrainingManifest:
     """Features that were derived; with `parameters` it repeats the training without its search."""
     search: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
     """The result of the search for better settings in a sentence; its trials are in `search_report.json`."""
+    holdout: Annotated[Snapshot | None, Field(exclude_if=lambda rows: rows is None)] = None
+    """Rows that the serving model was fitted to beside those of `snapshot`; None without a refit."""
+    validated_sha256: Annotated[str | None, Field(exclude_if=lambda found: found is None)] = None
+    """Hash of the model that was fitted to `snapshot` alone and validated; None without a refit."""
 
 
-def manifest(config: ModelConfig, trained: "TrainedModel", decision_id: str, sha256: str) -> TrainingManifest:
-    fitted, training, search = trained.fitted, trained.training, trained.search
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The fitted model that serves, the rows it comes from, and the decision that requested it."""
+
+    fitted: Fitted
+    training: Snapshot
+    learned: Window
+    decision_id: str
+    holdout: Snapshot | None = None
+    search: SearchReport | None = None
+
+
+def manifest(config: ModelConfig, origin: Lineage, sha256: str) -> TrainingManifest:
+    fitted, search = origin.fitted, origin.search
     recipe = search.recipe if search else config.training.recipe
     return TrainingManifest(
         model=config.name,
-        decision_id=decision_id,
+        decision_id=origin.decision_id,
         config_fingerprint=config.fingerprint,
-        snapshot=training,
-        trained=training.window,
+        snapshot=origin.training,
+        trained=origin.learned,
         training_rows=fitted.rows,
         fitted_rows=fitted.fitted_rows,
         held_back_rows=fitted.held_back_rows,
@@ -94,6 +108,7 @@ def manifest(config: ModelConfig, trained: "TrainedModel", decision_id: str, sha
         libraries={name: installed_version(name) for name in libraries(fitted.scorer)},
         recipe=None if recipe is None or recipe.is_empty else recipe,
         search=search.sentence if search else None,
+        holdout=origin.holdout,
     )
 
 
