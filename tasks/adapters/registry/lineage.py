@@ -26,6 +26,7 @@ from pydantic import Field
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.foreign.scorer import ForeignScorer
+from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
