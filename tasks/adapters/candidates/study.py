@@ -29,7 +29,7 @@ _STATES = {
 
 
 def sampler(seed: int) -> optuna.samplers.TPESampler:
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
 
 def suggest(running: optuna.Trial, name: str, each: SearchRange) -> JsonValue:
