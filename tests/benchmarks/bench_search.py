@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from time import process_time
 
 import numpy as np
@@ -92,7 +93,7 @@ def stream_rows(name: str) -> tuple[ModelConfig, pa.Table]:
 def compare(name: str, policy: SearchPolicy) -> list[Compared]:
     config, table = stream_rows(name)
     edges, found, settings, recipe = [int(share * len(table)) for share in MOMENTS], [], None, None
-    for number, (cut, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (cut, end) in enumerate(pairwise(edges)):
         known, later = table.slice(0, cut), table.slice(cut, end - cut)
         began = process_time()
         fixed = block_losses(config, trainer.fit(config, known).scorer, later, BLOCKS)
@@ -104,7 +105,9 @@ def compare(name: str, policy: SearchPolicy) -> list[Compared]:
         searched = block_losses(config, trainer.fit(chosen, known).scorer, later, BLOCKS)
         found.append(Compared(fixed, searched, between - began, process_time() - between, report.sentence,
                               report.parameters, report.recipe))  # fmt: skip
-        print(name, number, report.sentence, fixed.mean(), searched.mean(), report.searched_rows, report.rows, flush=True)
+        print(
+            name, number, report.sentence, fixed.mean(), searched.mean(), report.searched_rows, report.rows, flush=True
+        )
     return found
 
 
@@ -122,9 +125,13 @@ def main() -> None:
             found = compare(name, SearchPolicy(minutes=given.minutes, features=not given.no_features))
         gains = np.concatenate([each.fixed - each.searched for each in found])
         error = float(gains.std(ddof=1) / np.sqrt(len(gains)))
-        fixed, searched = (float(np.concatenate([getattr(e, side) for e in found]).mean()) for side in ("fixed", "searched"))
+        fixed, searched = (
+            float(np.concatenate([getattr(e, side) for e in found]).mean()) for side in ("fixed", "searched")
+        )
         cpu = sum(each.fixed_cpu_s for each in found), sum(each.search_cpu_s for each in found)
-        shown.add_row(name, f"{fixed:.4g}", f"{searched:.4g}", f"{gains.mean():+.3g}", f"{error:.2g}", *(f"{s:.0f}" for s in cpu))
+        shown.add_row(
+            name, f"{fixed:.4g}", f"{searched:.4g}", f"{gains.mean():+.3g}", f"{error:.2g}", *(f"{s:.0f}" for s in cpu)
+        )
         out[name] = {"fixed": fixed, "searched": searched, "gain": float(gains.mean()), "error": error, "cpu_s": cpu[1],
                      "searches": [each.sentence for each in found]}  # fmt: skip
     console.print(shown)

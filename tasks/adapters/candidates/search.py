@@ -33,7 +33,8 @@ from tasks.policy.training.search import SearchGain, SearchPolicy, SearchRange, 
 logger = logging.getLogger(__name__)
 FEWEST_TRIALS = 20
 """Trials that the budget must pay for; where fits on all rows take too long for that, trials use a part of the rows."""
-SAMPLE_ROWS, LEAST_ROWS = 2_000, 1_000
+SAMPLES, LEAST_ROWS = (1_000, 4_000), 1_000
+"""Rows on which a fit is timed, and the fewest that trials use."""
 BLOCKS, BLOCK_ROWS = 12, 20
 """Blocks of the latest fold whose differences give the standard error, and the rows that a block has at least."""
 REDRAWS = 10
@@ -136,19 +137,24 @@ class _Search:
     def _affordable_share(self) -> float:
         """Return the share of the rows on which the budget pays for FEWEST_TRIALS trials; 1 without a time limit."""
         limit = self.spending.limit_s
-        if limit is None or len(self.rows) <= SAMPLE_ROWS:
+        if limit is None or len(self.rows) <= SAMPLES[1]:
             return 1.0
-        sample = self.rows.slice(len(self.rows) - SAMPLE_ROWS)
-        for _ in range(2):  # the first fit of a process also loads libraries
-            began = perf_counter()
-            try:
-                trainer.fit(self.present, sample)
-            except EstimatorError as error:
-                raise _NotSearchable(str(error)) from error
-            seconds = perf_counter() - began
-        trial_s = seconds * len(self.rows) / SAMPLE_ROWS * self.policy.folds
+        seconds = [self._seconds_of_fit(count) for count in (*SAMPLES[:1], *SAMPLES)][
+            1:
+        ]  # the first also loads libraries
+        per_row = max(0.0, seconds[1] - seconds[0]) / (SAMPLES[1] - SAMPLES[0])
+        trial_s = max(seconds[1], seconds[0] + per_row * (len(self.rows) - SAMPLES[0])) * self.policy.folds
         affordable = min(1.0, limit / FEWEST_TRIALS / trial_s)
         return max(affordable, min(1.0, LEAST_ROWS / len(self.rows)))
+
+    def _seconds_of_fit(self, count: int) -> float:
+        """Return how long the present settings take to fit the latest rows."""
+        began = perf_counter()
+        try:
+            trainer.fit(self.present, self.rows.slice(len(self.rows) - count))
+        except EstimatorError as error:
+            raise _NotSearchable(str(error)) from error
+        return perf_counter() - began
 
     def _judge_present(self) -> None:
         """Record the trial of the present settings, and what others may be derived from."""

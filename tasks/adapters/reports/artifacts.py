@@ -108,20 +108,24 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
 
 
 def publish_search_page(config: ModelConfig, report: SearchReport, version: str) -> None:
-    """Publish what was searched before a version was trained: the result, the best trials, and the history as a plot."""
+    """Publish what was searched before a version was trained, as a page and as a plot of its history."""
+    named = plain(report.sentence)
+    page = search_page(report, version, config.name)
+    create_markdown_artifact(page, key=key("search", config.name), description=named)
+    if address := search_plot(report.trials, f"{config.name}: search before version {version}"):
+        create_image_artifact(address, key=key("plot-search", config.name), description=named)
+
+
+def search_page(report: SearchReport, version: str, model: str) -> str:
+    """Return Markdown: the result of a search, what it cost, and its best trials."""
     parts = [
-        f"# {config.name}: search before version {version}",
+        f"# {model}: search before version {version}",
         f"**{plain(as_sentence(report.sentence))}**",
         f"{len(report.trials)} trials on {report.searched_rows:,} of {report.rows:,} rows, {report.cpu_s:,.0f} CPU s, "
         f"{report.usd:,.4f} USD. Each was trained on earlier rows and judged on later ones; lower losses are better.",
         table(("trial", "from", "state", "loss", "settings"), [_trial_row(trial) for trial in _best_trials(report)]),
     ]
-    named = plain(report.sentence)
-    create_markdown_artifact(
-        "\n\n".join(part for part in parts if part), key=key("search", config.name), description=named
-    )
-    if address := search_plot(report.trials, f"{config.name}: search before version {version}"):
-        create_image_artifact(address, key=key("plot-search", config.name), description=named)
+    return "\n\n".join(parts)
 
 
 def _best_trials(report: SearchReport) -> list[SearchTrial]:

@@ -29,7 +29,9 @@ TIMES = pd.date_range("2023-12-27T00:30:00", periods=2000, freq="5h7min")
 
 
 def fitted(task: str = "binary", **training: object) -> estimators.Fitted:
-    config = make_config(task, training={"min_rows": 200, "recipe": RECIPE, "parameters": {"n_estimators": 20}, **training})
+    config = make_config(
+        task, training={"min_rows": 200, "recipe": RECIPE, "parameters": {"n_estimators": 20}, **training}
+    )
     return estimators.fit(config, make_rows(task))
 
 

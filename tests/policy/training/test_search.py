@@ -25,12 +25,29 @@ PRICES = Budget(compute_usd_per_hour=3.6, cpu_usd_per_hour=0.0)
 
 def trial(number: int, losses: tuple[float, ...], state: str = "complete") -> SearchTrial:
     origin = "sampled" if number else "champion"
-    return SearchTrial(number, origin, state, {"depth": number}, {"depth": number}, FeatureRecipe(), 7, losses, 1.0, 1.0)
+    return SearchTrial(
+        number, origin, state, {"depth": number}, {"depth": number}, FeatureRecipe(), 7, losses, 1.0, 1.0
+    )
 
 
 def report(*trials: SearchTrial, gain: SearchGain | None = None, fault: str = "") -> SearchReport:
     return SearchReport(
-        "d1", "hash", 7, 1000, 1000, "mae", "5 minutes", 294.0, 290.0, 0.01, trials, "", {}, FeatureRecipe(), gain, fault
+        "d1",
+        "hash",
+        7,
+        1000,
+        1000,
+        "mae",
+        "5 minutes",
+        294.0,
+        290.0,
+        0.01,
+        trials,
+        "",
+        {},
+        FeatureRecipe(),
+        gain,
+        fault,
     )
 
 
