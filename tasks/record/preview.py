@@ -7,13 +7,14 @@ result. Missing rights are shown as a sentence and are not recorded as a refusal
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, evaluation, ledger, own_training, registry, reports, sources
+from tasks.adapters import candidates, evaluation, ledger, own_training, registry, reports, search, sources
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.budget import usages
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.economics.placement import decide_placement
 from tasks.policy.governance.access import why_not_override, why_not_trigger
 from tasks.policy.governance.requests import RunRequest
+from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import EstimatorError, SourceError
 from tasks.policy.records.evidence import ModelVersion, Past, ValidationReport
 from tasks.policy.records.reports import Snapshot
@@ -34,6 +35,7 @@ from tasks.policy.reporting.preview import (
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.state import rollout_of
 from tasks.policy.rollout.validation import why_not_promote
+from tasks.policy.training.race import RACED, RaceReport, describe_race
 from tasks.policy.training.search import expected_search_usd
 
 
@@ -59,8 +61,9 @@ def preview_retraining(
     access = _access_refusals(config, request, budget.refusal)
     refusals = collect_refusals((_done(recorded), *access, few, _unusable(config)))
     place = decide_placement(config.placement, rows, config.columns.personal)
-    reasons = (learns, describe_cost(config.budget, budget.spent_usd, budget.cost_usd), describe_place(place))
-    return _shown(Preview(config.name, "retraining", refusals, (*reasons, *_describe_search(config))))
+    cost = describe_cost(config.budget, budget.spent_usd, budget.cost_usd)
+    reasons = (learns, *_describe_ways(config), *_describe_search(config), cost, describe_place(place))
+    return _shown(Preview(config.name, "retraining", refusals, reasons))
 
 
 @stage
@@ -122,6 +125,20 @@ def preview_rollback(config: ModelConfig, request: RunRequest, plan: RollbackPla
     return _shown(Preview(config.name, "rollback", refusals, (describe_rollback(plan),)))
 
 
+def _describe_ways(config: ModelConfig) -> tuple[str, ...]:
+    """Describe what a training would try, and that the validated model would be fitted again with the holdout."""
+    found = []
+    if config.training.race:
+        entries = ledger.entries(config.name)
+        versions = tuple(one.version for one in candidates.bases.champions(config, entries))
+        entrants = candidates.strategies.entrants(config, candidates.bases.changed_at(entries), versions)
+        raced = [from_json(RaceReport, entry.body) for entry in entries if entry.kind == RACED]
+        found.append(describe_race(config.training.race, entrants, raced[-1] if raced else None))
+    if config.training.is_refitted:
+        found.append("refit: the model that passes would be fitted again with the holdout's rows before it serves")
+    return tuple(found)
+
+
 def _done(recorded: ValidationReport | None) -> str | None:
     """Return that the decision was carried out; None if it was not."""
     return f"this decision was already carried out: version {recorded.challenger}" if recorded else None
@@ -138,7 +155,7 @@ def _describe_search(config: ModelConfig) -> tuple[str, ...]:
     if policy is None or _unusable(config):
         return ()
     past = [usage for _, usage in usages(ledger.entries(config.name))]
-    described = candidates.space.describe(config, expected_search_usd(policy, config.budget, past))
+    described = search.space.describe(config, expected_search_usd(policy, config.budget, past))
     return (described,) if described else ()
 
 
@@ -147,7 +164,7 @@ def _unusable(config: ModelConfig) -> str | None:
     try:
         sources.check_function(config)
         own_training.trainer.check(config)
-        candidates.space.check(config)
+        search.space.check(config)
     except (SourceError, EstimatorError) as error:
         return str(error)
     return None

@@ -4,7 +4,7 @@ Training is refused, with a reason, if the rows cannot support a sound model. Th
 profile, which monitoring compares with, and the manifest that reproduces the training.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, foreign, lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import candidates, foreign, lake, models, orchestration, own_training, profiling, registry, search
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -22,6 +22,7 @@ from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import without_secrets
+from tasks.policy.training.race import RaceReport, Strategy
 from tasks.policy.training.search import TOLERANCE, SearchReport, limit_s
 
 if TYPE_CHECKING:  # loads MLflow
@@ -92,16 +93,22 @@ def longest_training_s(config: ModelConfig) -> float:
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
 @stage(retries=1)
 def train_challenger(
-    config: ModelConfig, training: Snapshot, decision_id: str, holdout: Snapshot | None = None
+    config: ModelConfig,
+    training: Snapshot,
+    decision_id: str,
+    holdout: Snapshot | None = None,
+    race: RaceReport | None = None,
 ) -> ModelVersion:
     """Train and register this decision's version and give it the alias challenger; return an existing one unchanged.
 
     The model that validation judges is fitted to `training` alone; with a `holdout`, the one that serves is fitted to that too.
+    Both are trained by the winner of the race.
     Raises TrainingRefused, with the reason, if the rows or labels cannot support a sound model.
     """
     version = registry.find(config.name, decision_id)
     if version is None:
-        version = registry.registration.register(config, _train(config, training, decision_id, holdout), decision_id)
+        trained = _train(config, Rows(training, holdout, race), decision_id)
+        version = registry.registration.register(config, trained, decision_id)
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
@@ -152,9 +159,22 @@ def _check_same(config: ModelConfig, source: str, known: ModelVersion) -> None:
         )
 
 
-def _train(config: ModelConfig, training: Snapshot, decision_id: str, holdout: Snapshot | None) -> "TrainedModel":
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a training, those that the model is judged on, and the race that decided what to learn from."""
+
+    training: Snapshot
+    holdout: Snapshot | None
+    race: RaceReport | None
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.race.winner if self.race else Strategy()
+
+
+def _train(config: ModelConfig, given: Rows, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
-    began = perf_counter(), process_time()
+    began, training = (perf_counter(), process_time()), given.training
     rows = lake.read_labelled(training)
     _check_rows(config, training, rows)
     profile = _freeze_profile(config, training, rows)
@@ -165,11 +185,11 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str, holdout: S
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
     chosen, searched = _search(config, training, decision_id, rows)
-    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(chosen, rows)
+    fitted = elsewhere.fitted if elsewhere else _fit(chosen, given, rows)
     trained = _with_references(config, training, rows, fitted, profile)
-    refit = None if elsewhere else _refit(chosen, fitted, rows, holdout)
-    trained = replace(trained, search=searched, refit=refit)
-    used = _used(began, len(rows), searched)
+    refit = None if elsewhere else _refit(chosen, fitted, rows, given)
+    trained = replace(trained, race=given.race, search=searched, refit=refit)
+    used = _used(began, len(rows), given.race, searched)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     reached = fitted.metrics.get(config.performance.metric)
@@ -184,18 +204,14 @@ def _train(config: ModelConfig, training: Snapshot, decision_id: str, holdout: S
     return replace(trained, usage=used)
 
 
-def _used(began: tuple[float, float], rows: int, searched: SearchReport | None) -> Usage:
-    """Return what training used since it `began`, and the search's part of it."""
+def _used(began: tuple[float, float], rows: int, race: RaceReport | None, searched: SearchReport | None) -> Usage:
+    """Return what training used since it `began`, with the race before it, and the search's part of it."""
     wall_s, cpu_s = perf_counter() - began[0], process_time() - began[1]
-    peak_memory_mb = models.resources.peak_memory_mb()
-    if searched is None:
-        return Usage(rows, wall_s, cpu_s, peak_memory_mb)
-    # what the search spent before it was interrupted is charged too
-    before = max(0.0, searched.wall_s - wall_s), max(0.0, searched.cpu_s - cpu_s)
-    return Usage(
-        rows, wall_s + before[0], cpu_s + before[1], peak_memory_mb,
-        search_wall_s=searched.wall_s, search_cpu_s=searched.cpu_s,
-    )  # fmt: skip
+    if searched is not None:  # what a search spent before it was interrupted is charged too
+        wall_s, cpu_s = max(wall_s, searched.wall_s), max(cpu_s, searched.cpu_s)
+    wall_s, cpu_s = wall_s + (race.wall_s if race else 0.0), cpu_s + (race.cpu_s if race else 0.0)
+    spent = (searched.wall_s, searched.cpu_s) if searched else (0.0, 0.0)
+    return Usage(rows, wall_s, cpu_s, models.resources.peak_memory_mb(), search_wall_s=spent[0], search_cpu_s=spent[1])
 
 
 def _search(
@@ -208,23 +224,31 @@ def _search(
     policy = config.training.search
     if policy is None or (orchestration.runs.run_mode() == RunMode.REPLAY and not policy.in_replays):
         return config, None
-    job = candidates.search.SearchJob(policy, decision_id, training.content_hash, training.window.end.isoformat())
+    job = search.forward_search.SearchJob(policy, decision_id, training.content_hash, training.window.end.isoformat())
     if registry.CHAMPION in registry.aliases(config.name):
         champion = registry.version(config.name, registry.CHAMPION)
         earlier = registry.version_files.search_report(champion)
-        if earlier and earlier.asked_for == candidates.search.asked_for(config):
+        if earlier and earlier.asked_for == search.forward_search.asked_for(config):
             job = replace(job, parameters=earlier.parameters, recipe=earlier.recipe)
-    chosen, searched = candidates.search.search(config, rows, job)
+    chosen, searched = search.forward_search.search(config, rows, job)
     get_run_logger().info("%s", searched.sentence)
     return chosen, searched
 
 
-def _refit(config: ModelConfig, validated: "Fitted", rows: pa.Table, holdout: Snapshot | None) -> "Refit | None":
+def _fit(config: ModelConfig, given: Rows, rows: pa.Table, validated: "Fitted | None" = None) -> "Fitted":
+    """Train by the winner of the race, if there was one; its reasons become remarks, which validation shows."""
+    base = candidates.bases.load_base(config, given.strategy, given.training.window.end)
+    fitted = candidates.strategies.fit(config, given.strategy, rows, base, validated)
+    return replace(fitted, remarks=(*given.race.reasons[:1], *fitted.remarks)) if given.race else fitted
+
+
+def _refit(config: ModelConfig, validated: "Fitted", rows: pa.Table, given: Rows) -> "Refit | None":
     """Fit the model that serves to the training rows and the holdout; None if the validated one serves."""
+    holdout = given.holdout
     newest = lake.read_labelled(holdout) if holdout and config.training.is_refitted else None
     if holdout is None or newest is None or not len(newest):
         return None
-    fitted = own_training.trainer.fit(config, pa.concat_tables([rows, newest]), validated)
+    fitted = _fit(config, given, pa.concat_tables([rows, newest]), validated)
     get_run_logger().info(
         "training: fitted again with the %d rows of the holdout, %s", len(newest), holdout.window.name
     )

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.candidates.folds import block_losses
-from tasks.adapters.candidates.search import SearchJob, search
 from tasks.adapters.own_training import trainer
+from tasks.adapters.search.folds import block_losses
+from tasks.adapters.search.forward_search import SearchJob, search
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.training.search import SearchPolicy
 from tests.benchmarks.streams import FOLDER, PRACTICE

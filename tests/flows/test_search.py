@@ -10,7 +10,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, registry
+from tasks.adapters import registry, search
 from tasks.adapters.orchestration import runs
 from tasks.adapters.registry import version_files
 from tasks.adapters.reports.artifacts import search_page
@@ -33,8 +33,8 @@ def _registry(workspace: Path) -> None:
     prepare_registry(workspace)
 
 
-def model(**search: Any) -> ModelConfig:
-    return make_config("regression", training={"parameters": WEAK, "min_rows": 200, "search": SEARCH | search})
+def model(**asked: Any) -> ModelConfig:
+    return make_config("regression", training={"parameters": WEAK, "min_rows": 200, "search": SEARCH | asked})
 
 
 def train(config: ModelConfig, decision_id: str = "d1") -> ModelVersion:
@@ -102,13 +102,13 @@ def test_check_says_what_does_not_search():
 
 
 def test_preview_describes_the_search():
-    said = candidates.space.describe(model(minutes=10), 0.0167)
+    said = search.space.describe(model(minutes=10), 0.0167)
     assert said is not None
     assert said.startswith(
         "search: it would spend 10 minutes or 6 trials (about 0.0167 USD) on colsample_bytree 0.4 to 1"
     )
     assert "n_estimators 4 to 40" in said and "derived features" in said
-    assert candidates.space.describe(make_config(), None) is None
+    assert search.space.describe(make_config(), None) is None
 
 
 def test_cost_forecast_has_the_search_instead_of_past_ones():

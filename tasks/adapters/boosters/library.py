@@ -45,6 +45,14 @@ class Setup:
     threads: int
 
 
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How a fit runs: `patience` are the rounds that early stopping waits, `weights` those of the rows fitted to, (n,)."""
+
+    patience: int = 1
+    weights: Floats | None = None
+
+
 class BoostingLibrary(ABC):
     """One gradient boosting library. `package` is its import name, `file` the name of its model file.
 
@@ -78,9 +86,13 @@ class BoostingLibrary(ABC):
 
     @abstractmethod
     def stop_early(
-        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], patience: int
+        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
-        """Fit until the held-back rows have not improved for `patience` rounds, and return the best number of rounds."""
+        """Fit until the held-back rows improve no more, and return the best number of rounds."""
+
+    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], options: FitOptions) -> Any:
+        """Fit the estimator to all rows and return it."""
+        return estimator.fit(*fitted, sample_weight=options.weights)
 
     @abstractmethod
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:

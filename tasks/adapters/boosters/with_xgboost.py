@@ -8,7 +8,7 @@ import numpy as np
 from xgboost import DMatrix, XGBClassifier, XGBModel, XGBRegressor, XGBRFClassifier, XGBRFRegressor
 from xgboost.core import XGBoostError
 
-from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, Floats, Matrix, Setup, Target
+from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, FitOptions, Floats, Matrix, Setup, Target
 
 
 class XGBoostLibrary(BoostingLibrary):
@@ -36,10 +36,10 @@ class XGBoostLibrary(BoostingLibrary):
         return estimator.set_params(n_estimators=rounds)
 
     def stop_early(
-        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], patience: int
+        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
-        estimator.set_params(early_stopping_rounds=patience)
-        estimator.fit(*fitted, eval_set=[held_back], verbose=False)
+        estimator.set_params(early_stopping_rounds=options.patience)
+        estimator.fit(*fitted, sample_weight=options.weights, eval_set=[held_back], verbose=False)
         return int(estimator.best_iteration) + 1
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:

@@ -1,9 +1,6 @@
 from . import (
-    features as features,
-    folds as folds,
-    journal as journal,
-    search as search,
-    space as space,
-    spending as spending,
-    study as study,
+    bases as bases,
+    incremental as incremental,
+    race as race,
+    strategies as strategies,
 )

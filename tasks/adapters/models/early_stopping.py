@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
+from tasks.adapters.boosters.library import FitOptions
 from tasks.adapters.models.encoding import Codes, Encoding
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
@@ -41,7 +42,7 @@ class TrainingData:
     """Training rows, oldest first; `classes` is the number of classes, 0 in a regression.
 
     `labels` are the target for metrics, with the columns that metrics of the user's own read. `matrix` holds all rows
-    encoded; with an `encoder` it is None, and the rows are encoded anew for each fit.
+    encoded; with an `encoder` it is None, and the rows are encoded anew for each fit. `weights` are those of the rows, (n,).
     """
 
     rows: pa.Table
@@ -50,6 +51,11 @@ class TrainingData:
     labels: Floats
     classes: int
     encoder: SplitEncoder | None = None
+    weights: Floats | None = None
+
+    def options(self, fitted: NDArray[np.bool_] | slice, patience: int = 1) -> FitOptions:
+        """Return how to fit to these rows."""
+        return FitOptions(patience, None if self.weights is None else self.weights[fitted])
 
     def since(self, first: int) -> Any:
         """Return the encoded rows from `first`."""
@@ -166,10 +172,10 @@ def _stop(
     X, X_val = data.split(fitted, held_back)
     y, y_val = data.target[fitted], data.target[held_back]
     if library := library_of(estimator):
-        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), patience)
+        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), data.options(fitted, patience))
     else:
         estimator.set_params(early_stopping=True, n_iter_no_change=patience)
-        estimator.fit(X, y, X_val=X_val, y_val=y_val)
+        estimator.fit(X, y, X_val=X_val, y_val=y_val, sample_weight=data.options(fitted).weights)
         rounds = int(estimator.n_iter_)
     if config.task == "regression":
         return Stopped(rounds, held_back, np.asarray(estimator.predict(X_val), float), first)

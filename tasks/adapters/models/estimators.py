@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import get_tags
+from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import threadpool_limits
 from xgboost import XGBClassifier, XGBRegressor
 
 from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
-from tasks.adapters.boosters.library import Setup, missing
+from tasks.adapters.boosters.library import FitOptions, Setup, missing
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import SplitEncoder, Stopped, TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, Matrix, RawEncoding, encode_labels, kinds
@@ -72,12 +73,17 @@ class Fitted:
 
 
 def fit(
-    config: ModelConfig, rows: pa.Table, own: SplitEncoder | None = None, validated: Fitted | None = None
+    config: ModelConfig,
+    rows: pa.Table,
+    own: SplitEncoder | None = None,
+    validated: Fitted | None = None,
+    weights: Floats | None = None,
 ) -> Fitted:
     """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError.
 
     `own` encodes the rows by features of the user's own. With a `validated` model, which was fitted to the first of these
-    rows, its number of rounds and its first row are used, and no rows are held back.
+    rows, its number of rounds and its first row are used, and no rows are held back. `weights` are those of the rows, which
+    are then given oldest first, (n,).
     """
     rows = in_order(rows, config.columns.time, config.columns.key)
     given = rows.column(config.columns.label)
@@ -88,7 +94,7 @@ def fit(
     matrix = _encode(config, encoder, rows, codes) if isinstance(encoder, FeatureEncoder) else None
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    data = TrainingData(rows, matrix, target, labels, len(classes), own)
+    data = TrainingData(rows, matrix, target, labels, len(classes), own, weights)
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
@@ -99,7 +105,10 @@ def fit(
     failures = (*FAILURES, *(library.failures if library else ()))
     with as_estimator_error(f"{config.name}: training by {kind.__name__}", failures):
         stopped = _like(validated, len(codes)) if validated else choose_rounds(config, unfitted, data)
-        estimator = with_rounds(unfitted(), stopped.rounds).fit(data.since(stopped.first), target[stopped.first :])
+        last = slice(stopped.first, None)
+        estimator = fit_weighted(
+            with_rounds(unfitted(), stopped.rounds), (data.since(stopped.first), target[last]), data.options(last)
+        )
     if library:
         estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
     scorer = Scorer(Pipeline([("encoder", encoder), ("estimator", estimator)]), encoder.encoding_, config.task, classes)
@@ -107,7 +116,7 @@ def fit(
         scorer,
         parameters={name: str(value) for name, value in sorted(config.training.parameters.items())},
         metrics=_held_back_metrics(config, labels[stopped.held_back], stopped.y_pred),
-        importance=_importance(estimator, encoder.encoding_),
+        importance=importance_of(estimator, encoder.encoding_),
         rounds=library.rounds(estimator) if library else None,
         fitted_rows=len(codes) - stopped.first,
         held_back_rows=int(stopped.held_back.sum()),
@@ -123,6 +132,19 @@ def _encode(config: ModelConfig, encoder: FeatureEncoder, rows: pa.Table, codes:
     if recipe is None or recipe.is_empty:
         return encoder.transform(rows)
     return encoder.derive(recipe, config.columns.time, rows, codes)
+
+
+def fit_weighted(estimator: Any, fitted: tuple[Any, Any], options: FitOptions) -> Any:
+    """Fit an estimator to rows with weights. Raises EstimatorError for one that takes none."""
+    if library := library_of(estimator):
+        return library.fit(estimator, fitted, options)
+    if options.weights is None:
+        return estimator.fit(*fitted)
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    if not has_fit_parameter(last, "sample_weight"):
+        raise EstimatorError(f"{type(last).__name__} takes no weights of rows (sample_weight)")
+    named = f"{estimator.steps[-1][0]}__sample_weight" if isinstance(estimator, Pipeline) else "sample_weight"
+    return estimator.fit(*fitted, **{named: options.weights})
 
 
 def _like(validated: Fitted, count: int) -> Stopped:
@@ -218,7 +240,7 @@ def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> d
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
+def importance_of(estimator: Any, encoding: Encoding) -> dict[str, float]:
     """Return each feature's share of the total gain (boosting), of the estimator's importances or of its |weights|.
 
     Empty for an estimator without any, and for features of the user's own, which make other columns of them.

@@ -31,6 +31,7 @@ from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import FeatureKind, Snapshot
+from tasks.policy.training.race import RaceReport
 from tasks.policy.training.recipe import FeatureRecipe
 from tasks.policy.training.search import SearchReport
 
@@ -73,6 +74,8 @@ class TrainingManifest:
     """Rows that the serving model was fitted to beside those of `snapshot`; None without a refit."""
     validated_sha256: Annotated[str | None, Field(exclude_if=lambda found: found is None)] = None
     """Hash of the model that was fitted to `snapshot` alone and validated; None without a refit."""
+    race: Annotated[RaceReport | None, Field(exclude_if=lambda report: report is None)] = None
+    """Who raced, with which losses and at what cost, and who won; None without a race."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class Lineage:
     learned: Window
     decision_id: str
     holdout: Snapshot | None = None
+    race: RaceReport | None = None
     search: SearchReport | None = None
 
 
@@ -110,6 +114,7 @@ def manifest(config: ModelConfig, origin: Lineage, sha256: str) -> TrainingManif
         recipe=None if recipe is None or recipe.is_empty else recipe,
         search=search.sentence if search else None,
         holdout=origin.holdout,
+        race=origin.race,
     )
 
 

@@ -34,6 +34,7 @@ from tasks.policy.records.evidence import USAGE, VALIDATED_SHA256, VALIDATED_UNT
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import plain
+from tasks.policy.training.race import RaceReport
 from tasks.policy.training.search import SearchReport
 
 _EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
@@ -69,6 +70,9 @@ class TrainedModel:
     """What was searched before the training."""
     refit: Refit | None = None
     """The model that serves in its place, fitted to the holdout too; None if this one serves."""
+
+    race: RaceReport | None = None
+    """The race that decided which rows to learn from."""
 
     @property
     def serving(self) -> Fitted:
@@ -161,7 +165,9 @@ def _hash_of(files: Path) -> str:
 def _lineage(trained: TrainedModel, decision_id: str) -> lineage.Lineage:
     """Return which rows and which decision the serving model comes from."""
     holdout = trained.refit.holdout if trained.refit else None
-    return lineage.Lineage(trained.serving, trained.training, trained.learned, decision_id, holdout, trained.search)
+    return lineage.Lineage(
+        trained.serving, trained.training, trained.learned, decision_id, holdout, trained.race, trained.search
+    )
 
 
 def ensure_model(client: MlflowClient, config: ModelConfig) -> str:

@@ -22,6 +22,7 @@ from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
 from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.preview import Preview
+from tasks.policy.training.race import USUAL, RaceReport, gain_over, mean_loss
 from tasks.policy.training.search import SearchReport, SearchTrial
 
 SHOWN_TRIALS = 10
@@ -136,6 +137,33 @@ def _best_trials(report: SearchReport) -> list[SearchTrial]:
 
 def _trial_row(trial: SearchTrial) -> tuple[str, ...]:
     return str(trial.number), trial.origin, trial.state, f"{trial.loss:.4g}", trial.describe()
+
+
+def publish_race_page(config: ModelConfig, report: RaceReport) -> None:
+    """Publish who raced, with their mean loss, their gain over the file's settings and their cost."""
+    metric = report.metric
+    header = ("strategy", f"mean {metric} loss on {len(report.windows)} windows", "gain", "CPU s", "")
+    usual = next(each for each in report.entrants if each.strategy.key == USUAL)
+    rows = [
+        (
+            each.strategy.name,
+            number(mean_loss(each)),
+            number(gain_over(usual, each)),
+            f"{each.cpu_s:.1f}",
+            "wins" if each.strategy.key == report.winner.key else each.refused or "",
+        )
+        for each in report.entrants
+    ]
+    first, last = report.windows[0], report.windows[-1]
+    parts = [
+        f"# {config.name}: race of training strategies",
+        bullets(report.reasons),
+        table(header, rows),
+        f"Each was fitted to rows before {first.start:%Y-%m-%d} and judged on {len(report.windows)} windows until "
+        f"{last.end:%Y-%m-%d}. The verdict rests on {report.compared} windows, those of earlier races among them: gain "
+        f"{report.gain:+.4g} ({report.low:+.4g} to {report.high:+.4g}). The race took {report.cpu_s:,.1f} CPU s.",
+    ]
+    create_markdown_artifact("\n\n".join(parts), key=key("race", config.name), description=plain(report.reasons[0]))
 
 
 def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str, comment: str) -> None:

@@ -62,7 +62,9 @@ class SearchRange(Settings):
         return (0 if self.low is None else self.low, 0 if self.high is None else self.high)
 
     def including(self, value: JsonValue) -> "SearchRange":
-        """Return the range, widened to hold a value; unchanged for a value of another type."""
+        """Return the range, widened to hold a value; unchanged for null and for a value of another type."""
+        if value is None:
+            return self
         if self.choices:
             return self if value in self.choices else self.model_copy(update={"choices": (*self.choices, value)})
         if isinstance(value, bool) or not isinstance(value, int | float) or (self.log and value <= 0):
@@ -138,11 +140,12 @@ def expected_search_usd(policy: SearchPolicy, budget: Budget, past: Sequence[Usa
 class SearchTrial:
     """One trial: what was drawn, the settings that it means, and its loss on each fold that it reached.
 
-    `origin` is the champion's settings, an earlier search, or the sampler. `cut` trials ran out of the search's time.
+    `origin` is the champion's settings, those of the model's file, an earlier search, or the sampler. `cut` trials ran out of
+    the search's time.
     """
 
     number: int
-    origin: Literal["champion", "earlier", "sampled"]
+    origin: Literal["champion", "file", "earlier", "sampled"]
     state: Literal["complete", "pruned", "cut", "failed"]
     drawn: dict[str, JsonValue]
     parameters: dict[str, JsonValue]

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.candidates import journal as journals, space
-from tasks.adapters.candidates.folds import block_losses, forward_folds
-from tasks.adapters.candidates.search import SearchJob, search
 from tasks.adapters.own_training import trainer
+from tasks.adapters.search import journal as journals, space
+from tasks.adapters.search.folds import block_losses, forward_folds
+from tasks.adapters.search.forward_search import SearchJob, search
 from tasks.policy.records.errors import EstimatorError
 from tasks.policy.training.recipe import FeatureRecipe
 from tasks.policy.training.search import TOLERANCE, SearchPolicy, SearchReport
@@ -151,7 +151,7 @@ def test_same_inputs_give_the_same_search(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 KILLED = """
-from tests.adapters.candidates.test_search import model, run
+from tests.adapters.search.test_forward_search import model, run
 from tests.support.trained_models import make_rows
 print("searching", flush=True)
 run(model(), make_rows("regression"))

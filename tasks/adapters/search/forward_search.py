@@ -1,6 +1,7 @@
 """Search better parameters and derived features for a model by Optuna, within a budget, on forward folds.
 
-The first trial has the present settings, as they are. The best trials of earlier searches follow, then those of a
+The first trial has the present settings, as they are; the next one those of the model's file, if the champion has others.
+The best trials of earlier searches follow, then those of a
 tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS), which also learns from the earlier searches. Trials that
 are behind the median of the others after a fold are pruned. Each trial draws with a seed of its own, so a search that was
 killed continues as if it had not been, and the same rows give the same trials.
@@ -17,13 +18,13 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.candidates import features, folds, journal as journals, space, study
-from tasks.adapters.candidates.journal import SearchJournal
-from tasks.adapters.candidates.spending import Spending
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.resources import threads
 from tasks.adapters.own_training import trainer
+from tasks.adapters.search import features, folds, journal as journals, space, study
+from tasks.adapters.search.journal import SearchJournal
+from tasks.adapters.search.spending import Spending
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import EstimatorError
 from tasks.policy.statistics.metrics import Floats
@@ -62,7 +63,7 @@ def search(config: ModelConfig, rows: pa.Table, job: SearchJob) -> tuple[ModelCo
     """
     given = config.training.parameters if job.parameters is None else job.parameters
     present = with_settings(config, given, config.training.recipe if job.recipe is None else job.recipe)
-    run = _Search(present, rows, job)
+    run = _Search(config, present, rows, job)
     fault, gain = "", None
     try:
         run.prepare()
@@ -95,7 +96,9 @@ class _NotSearchable(Exception):
 class _Search:
     """One search: its journal, its study and its budget."""
 
-    def __init__(self, present: ModelConfig, rows: pa.Table, job: SearchJob) -> None:
+    def __init__(self, asked: ModelConfig, present: ModelConfig, rows: pa.Table, job: SearchJob) -> None:
+        """`asked` has the settings of the model's file, `present` those of the champion."""
+        self.asked = asked
         self.present, self.policy, self.rows, self.job = present, job.policy, rows, job
         training, columns = present.training, present.columns
         family = digest(
@@ -118,12 +121,18 @@ class _Search:
         if not self.journal.trials:
             self._judge_present()
         found = features.choices(self.present, self.journal.derivable) if self.policy.features else {}
-        own = features.choices_of(self.present.training.recipe or FeatureRecipe())
-        found = {name: each.including(own[name]) for name, each in found.items()}
         self.ranges = space.ranges(self.present, self.policy) | found
+        for config in (self.asked, self.present):
+            known = self._known(config)
+            self.ranges = {name: each.including(known.get(name)) for name, each in self.ranges.items()}
         if not self.ranges:
             raise _NotSearchable("training.search has no ranges for this estimator; give training.search.parameters")
         self.study = study.open_study(self.ranges, self.journal)
+
+    def _known(self, config: ModelConfig) -> dict[str, JsonValue]:
+        """Return what the sampler would have drawn for these settings."""
+        recipe = config.training.recipe or FeatureRecipe()
+        return {**space.known_values(config, self.ranges), **features.choices_of(recipe)}
 
     def _check_rows(self) -> None:
         wanted = self.policy.folds * BLOCK_ROWS * 2
@@ -139,9 +148,8 @@ class _Search:
         limit = self.spending.limit_s
         if limit is None or len(self.rows) <= SAMPLES[1]:
             return 1.0
-        seconds = [self._seconds_of_fit(count) for count in (*SAMPLES[:1], *SAMPLES)][
-            1:
-        ]  # the first also loads libraries
+        self._seconds_of_fit(SAMPLES[0])  # loads libraries
+        seconds = [self._seconds_of_fit(count) for count in SAMPLES]
         per_row = max(0.0, seconds[1] - seconds[0]) / (SAMPLES[1] - SAMPLES[0])
         trial_s = max(seconds[1], seconds[0] + per_row * (len(self.rows) - SAMPLES[0])) * self.policy.folds
         affordable = min(1.0, limit / FEWEST_TRIALS / trial_s)
@@ -178,6 +186,9 @@ class _Search:
     def try_out(self) -> None:
         """Try settings until a limit is reached, or nothing new can be drawn."""
         warm = study.warm_trials(self.journal.earlier, self.ranges)
+        asks_for_others = asked_for(self.asked) != asked_for(self.present)
+        if asks_for_others:
+            warm = [{name: value for name, value in self._known(self.asked).items() if name in self.ranges}, *warm]
         while not (self.policy.trials and len(self.journal.trials) >= self.policy.trials):
             number = len(self.journal.trials)
             if not self.spending.allows(None, self._reserve_s()):
@@ -186,6 +197,9 @@ class _Search:
             trial, running = self._draw(number, fixed)
             if running is None:
                 return
+            if asks_for_others and number == 1 and trial.origin == "earlier":
+                own = self.asked.training
+                trial = replace(trial, origin="file", parameters=own.parameters, recipe=own.recipe or FeatureRecipe())
             done = self._execute(trial, running)
             if done.state == "cut" and not done.losses:
                 return

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from obstore.exceptions import BaseError, NotFoundError
 from pydantic import JsonValue, ValidationError
 
-from tasks.adapters.candidates.features import Derivable
+from tasks.adapters.search.features import Derivable
 from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import from_json, to_json

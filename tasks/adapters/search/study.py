@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import optuna
 from pydantic import JsonValue
 
-from tasks.adapters.candidates import space
-from tasks.adapters.candidates.journal import EarlierTrial, SearchJournal
+from tasks.adapters.search import space
+from tasks.adapters.search.journal import EarlierTrial, SearchJournal
 from tasks.policy.training.search import SearchRange, SearchTrial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
