@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
+from flows.retrain import retrain
 from tasks.adapters import registry, search
 from tasks.adapters.orchestration import runs
 from tasks.adapters.registry import version_files
@@ -18,10 +20,12 @@ from tasks.adapters.reports.plots import search_plot
 from tasks.policy.economics.costs import measured_cost
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import Fact, ModelVersion, Usage
+from tasks.policy.records.evidence import Fact, ModelVersion, Usage, ValidationReport
+from tasks.policy.reporting.preview import Preview
 from tasks.record.history import next_cost_usd
 from tasks.training.readiness import check_training
 from tasks.training.train import TAKE_IN_S, longest_training_s, train_challenger
+from tests.support.small_model import write_model
 from tests.support.trained_models import TRAINING, land, make_config, make_rows, prepare_registry
 
 WEAK = {"n_estimators": 4, "max_depth": 1}
@@ -140,3 +144,20 @@ def test_page_shows_the_history():
     plot = search_plot(report.trials, "small")
     assert plot is not None and plot.startswith("data:image/svg+xml")
     assert search_plot(report.trials[:1], "small") is None
+
+
+def test_retrain_shows_its_search(prefect_server: None, tmp_path: Path):
+    """A dry run says what would be searched; the retrain's page and plot show what was."""
+    given = "  min_rows: 300\n"
+    block = "  search: {trials: 4, features: false, parameters: {n_estimators: {low: 5, high: 30}}}\n"
+    path = write_model(tmp_path, **{given: given + block})
+    first = utc("2024-01-21")
+    preview = retrain(path, until=first, requested_by="Ada", dry_run=True)
+    assert isinstance(preview, Preview) and any("search: it would spend 4 trials" in said for said in preview.reasons)
+    assert isinstance(retrain(path, until=first, requested_by="Ada"), ValidationReport)
+    with get_client(sync_client=True) as client:
+        page, plot = (
+            client.request("GET", f"/artifacts/{name}/latest").json() for name in ("search-small", "plot-search-small")
+        )
+    assert "| champion |" in page["data"] and page["description"].startswith("search: 4 trials")
+    assert plot["type"] == "image"
