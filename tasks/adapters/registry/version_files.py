@@ -24,6 +24,7 @@ from tasks.policy.records.errors import ModelFileError, NoModelFile
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.text import without_secrets
+from tasks.policy.training.search import SearchReport
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; the other files need neither
     import pyarrow as pa
@@ -37,6 +38,7 @@ CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
 VALIDATED = "validated"
 """Folder with the files of the model that was validated, where another one was refitted to serve."""
 SUITE, ANSWERS = "expectation_suite.json", "sample_answers.arrow"
+SEARCH = "search_report.json"
 
 
 def load_scorer(version: ModelVersion, imported: tuple[str, ...] = (), fresh: bool = False) -> "Scorer":
@@ -214,3 +216,10 @@ def _holds_suite(uri: str, run_id: str) -> bool:
 def manifest(version: ModelVersion) -> str:
     """Return the JSON of the training manifest, which holds everything needed to train the same version again."""
     return _artifact(workspace().mlflow, version.run_id, MANIFEST)
+
+
+def search_report(version: ModelVersion) -> SearchReport | None:
+    """Return what was searched before the version was trained; None if nothing was."""
+    if registry.SEARCHED not in dict(version.tags):
+        return None
+    return from_json(SearchReport, _artifact(workspace().mlflow, version.run_id, SEARCH))

@@ -12,7 +12,7 @@ from html import escape
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.reports.plots import reliability_plot
+from tasks.adapters.reports.plots import reliability_plot, search_plot
 from tasks.adapters.storage.links import version_link
 from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
@@ -21,8 +21,12 @@ from tasks.policy.model_gates.judgement import gate_rows
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
+from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.preview import Preview
 from tasks.policy.training.race import USUAL, RaceReport, gain_over, mean_loss
+from tasks.policy.training.search import SearchReport, SearchTrial
+
+SHOWN_TRIALS = 10
 
 
 def key(kind: str, model: str) -> str:
@@ -108,6 +112,37 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
     plot = reliability_plot(report.gates.curves if report.gates else (), title)
     if plot:
         create_image_artifact(plot, key=key("plot-reliability", config.name), description=plain(title))
+
+
+def publish_search_page(config: ModelConfig, report: SearchReport, version: str) -> None:
+    """Publish what was searched before a version was trained, as a page and as a plot of its history."""
+    named = plain(report.sentence)
+    page = search_page(report, version, config.name)
+    create_markdown_artifact(page, key=key("search", config.name), description=named)
+    if address := search_plot(report.trials, f"{config.name}: search before version {version}"):
+        create_image_artifact(address, key=key("plot-search", config.name), description=named)
+
+
+def search_page(report: SearchReport, version: str, model: str) -> str:
+    """Return Markdown: the result of a search, what it cost, and its best trials."""
+    parts = [
+        f"# {model}: search before version {version}",
+        f"**{plain(as_sentence(report.sentence))}**",
+        f"{len(report.trials)} trials on {report.searched_rows:,} of {report.rows:,} rows, {report.cpu_s:,.0f} CPU s, "
+        f"{report.usd:,.4f} USD. Each was trained on earlier rows and judged on later ones; lower losses are better.",
+        table(("trial", "from", "state", "loss", "settings"), [_trial_row(trial) for trial in _best_trials(report)]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _best_trials(report: SearchReport) -> list[SearchTrial]:
+    complete = [trial for trial in report.trials if trial.state == "complete"]
+    best = sorted(complete, key=lambda trial: (trial.loss, trial.number))[:SHOWN_TRIALS]
+    return list({trial.number: trial for trial in (*report.trials[:1], *best)}.values())
+
+
+def _trial_row(trial: SearchTrial) -> tuple[str, ...]:
+    return str(trial.number), trial.origin, trial.state, f"{trial.loss:.4g}", trial.describe()
 
 
 def publish_race_page(config: ModelConfig, report: RaceReport) -> None:

@@ -35,6 +35,15 @@ class Usage:
     cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
     inferences: int = 0
+    search_wall_s: Annotated[float, Field(exclude_if=lambda seconds: seconds == 0)] = 0.0
+    """The part of `wall_s` that the search for better settings took."""
+    search_cpu_s: Annotated[float, Field(exclude_if=lambda seconds: seconds == 0)] = 0.0
+
+    @property
+    def without_search(self) -> "Usage":
+        """The same iteration without its search, whose cost depends on its budget instead of the rows."""
+        wall_s, cpu_s = self.wall_s - self.search_wall_s, self.cpu_s - self.search_cpu_s
+        return replace(self, wall_s=wall_s, cpu_s=cpu_s, search_wall_s=0.0, search_cpu_s=0.0)
 
 
 USAGE = "usage"
