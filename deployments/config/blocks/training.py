@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
 from tasks.policy.training.edge import EdgePolicy
+from tasks.policy.training.online import OnlinePolicy
 from tasks.policy.training.race import RacePolicy
 from tasks.policy.training.recipe import FeatureRecipe
 from tasks.policy.training.search import SearchPolicy
@@ -112,6 +113,10 @@ class Training(Settings):
     race: RacePolicy | None = Field(None, examples=[{"windows": 4}], exclude_if=lambda race: race is None)
     """Before each training, let ways to choose the rows compete on the latest closed windows, and train by the best one.
     Default: no race, all rows count alike. Not for a command or a flow."""
+    online: OnlinePolicy | None = Field(None, examples=[{"windows": 12}], exclude_if=lambda policy: policy is None)
+    """Correct the champion between retrains: after each window whose labels have closed, the leaves of its trees learn from the
+    latest ones. `{}` uses the defaults. For XGBoost with two classes or a regression. Default, and once it is removed: the
+    champion stays as it was trained."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
     search: SearchPolicy | None = Field(None, exclude_if=lambda policy: policy is None)

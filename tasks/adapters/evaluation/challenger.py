@@ -51,10 +51,12 @@ def compare(
 ) -> Comparison:
     """Predict these labelled rows with both versions now, and measure the differences.
 
-    Of a version that was refitted with some of these rows, the model before the refit is compared.
+    Of a version that was refitted with some of these rows, the model before the refit is compared. A champion with an online
+    corrector is compared as it served: by the answers that it logged before these labels were known.
     """
     challenger, champion = challenger.before(holdout.start), champion and champion.before(holdout.start)
-    scored = score_rows(config, [version for version in (challenger, champion) if version is not None], rows)
+    as_served = champion.version if champion and config.training.online else None
+    scored = score_rows(config, [version for version in (challenger, champion) if version is not None], rows, as_served)
     if not isinstance(scored, ScoredRows):
         return Comparison(challenger, champion, holdout, len(rows), faults=scored)
     remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
@@ -76,15 +78,18 @@ def compare_refit(
     return differences.difference(config.primary_metric, pairs, resampling)
 
 
-def score_rows(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> ScoredRows | tuple[str, ...]:
+def score_rows(
+    config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table, as_served: str | None = None
+) -> ScoredRows | tuple[str, ...]:
     """Return the rows with the predictions of all versions; else the faults, none if there are no rows.
 
-    A version of somebody else's service gave its answers already: rows without one are left out for all versions.
+    A version of somebody else's service gave its answers already: rows without one are left out for all versions. Of the
+    version `as_served`, the answers that were logged replace the predictions.
     """
     for version in versions:
         if version.observed_as is not None:
             rows = rows.filter(pa.array(logged_answers(config, version.version, rows)[0]))
-    outcomes = [_answers(config, version, rows) for version in versions]
+    outcomes = [_answers(config, version, rows, version.version == as_served) for version in versions]
     faults = tuple(found for found in outcomes if isinstance(found, str))
     answers = [found for found in outcomes if not isinstance(found, str)]
     if faults or not len(rows):
@@ -104,13 +109,21 @@ def score_rows(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.T
     )
 
 
-def _answers(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> tuple[tuple[str, ...], Floats] | str:
+def _answers(
+    config: ModelConfig, version: ModelVersion, rows: pa.Table, as_served: bool
+) -> tuple[tuple[str, ...], Floats] | str:
     """Return the version's classes and predictions, as it logged them or as it predicts now; else why it cannot serve."""
     if version.observed_as is not None:
         classes = registry.classes(config.name, version.version) if config.task != "regression" else ()
         return classes, logged_answers(config, version.version, rows)[1]
     found = try_predict(version, rows, config.training.imported)
-    return found if isinstance(found, str) else (found[0].classes, found[1])
+    if isinstance(found, str):
+        return found
+    scorer, predictions = found
+    if as_served:
+        logged, answers = logged_answers(config, version.version, rows)
+        predictions[logged] = answers
+    return scorer.classes, predictions
 
 
 def try_predict(

@@ -160,6 +160,10 @@ class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
 
 
+class OnlineStateError(PerennialError):
+    """A state of a champion's online corrector is missing, altered, or of another model. The frozen champion serves."""
+
+
 class NoModelFile(ModelFileError):
     """A version of somebody else's service, whose predictions are only read: it can be neither loaded nor promoted."""
 

@@ -177,6 +177,8 @@ class Judgement:
     """True for a judgement made by a back-fill: its decision is recorded and never handed over."""
     registry_changes: tuple[str, ...] = ()
     """Changes to the registry that were not made by Perennial, one sentence each."""
+    online: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
+    """What the online corrector does, in a sentence; None without `training.online`."""
 
 
 def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceReport, ...]:
