@@ -123,7 +123,8 @@ class ModelService:
         faults: list[str | None] = []
         refusal = None
         try:
-            predictions = version.predict([exchange.rows[number] for number in numbers], numbers)
+            times = [exchange.identities[number].time for number in numbers]
+            predictions = version.predict([exchange.rows[number] for number in numbers], numbers, times)
             if len(predictions) != len(numbers):
                 raise ValueError(f"{len(predictions)} predictions for {len(numbers)} rows")
             found, faults = predictions, [self._fault_of(prediction) for prediction in predictions]

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
@@ -61,7 +62,7 @@ class ServedVersion:
         is_raw = isinstance(encoding, RawEncoding)
         if hasattr(scorer.estimator, "get_booster") and not is_raw:
             try:
-                sizes = [len(encoding.categories.get(name, ())) for name in encoding.names]
+                sizes = [len(encoding.categories.get(name, ())) for name in encoding.inputs.names]
                 evaluator = TreeEvaluator(scorer.estimator.get_booster(), sizes)
             except (ValueError, LookupError, RecursionError) as error:
                 logger.info("version %s: predicts with XGBoost itself (%s)", number, error)
@@ -82,8 +83,12 @@ class ServedVersion:
             return [jsonable(row) for row in self.scorer.synthetic_rows(count).to_pylist()]
         return [dict.fromkeys(self.scorer.encoding.names)] * count
 
-    def predict(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Prediction]:
+    def predict(
+        self, rows: Sequence[Row], numbers: Sequence[int] | None = None, times: Sequence[datetime] = ()
+    ) -> list[Prediction]:
         """Predict rows of JSON values as `Scorer.predict` does. `numbers` are the rows' numbers in the request.
+
+        `times` are the rows' times; a request's row without one has the time of the request.
 
         Raises RequestRefused for a row that the model cannot read, and whatever the estimator raises.
         """
@@ -92,7 +97,7 @@ class ServedVersion:
         encoded = []
         for place, row in enumerate(rows):
             try:
-                encoded.append(self.encoder.encode(row))
+                encoded.append(self.encoder.encode(row, times[place] if times else None))
             except FeatureError as error:
                 raise RequestRefused(f"row {numbers[place] if numbers else place}: {error}") from None
         if isinstance(self.scorer, ForeignScorer):  # it reads the values themselves, which were checked above

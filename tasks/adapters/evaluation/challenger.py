@@ -15,7 +15,7 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.evaluation.prediction_log import groups_of, logged_answers
-from tasks.adapters.models.files import Scorer
+from tasks.adapters.models.files import REFUSALS, Scorer
 from tasks.adapters.models.label_alignment import align_labels, all_classes, with_columns
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison import differences
@@ -32,12 +32,10 @@ from tasks.policy.statistics.metrics import Floats
 from tasks.policy.statistics.resampling import Resampling
 
 SMOKE_ROWS = 32
-REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Exceptions of an estimator that cannot predict. Shortages of the machine (memory, disk) are not the model's fault."""
 
 
 @dataclass(frozen=True)
-class _Scored:
+class ScoredRows:
     """Rows with a label, and each version's predictions for them, in one order of classes, the challenger's first."""
 
     rows: pa.Table
@@ -58,8 +56,8 @@ def compare(
     """
     challenger, champion = challenger.before(holdout.start), champion and champion.before(holdout.start)
     as_served = champion.version if champion and config.training.online else None
-    scored = _score(config, [version for version in (challenger, champion) if version is not None], rows, as_served)
-    if not isinstance(scored, _Scored):
+    scored = score_rows(config, [version for version in (challenger, champion) if version is not None], rows, as_served)
+    if not isinstance(scored, ScoredRows):
         return Comparison(challenger, champion, holdout, len(rows), faults=scored)
     remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
     compared = Comparison(challenger, champion, holdout, len(scored.rows), remarks=remarks)
@@ -72,17 +70,17 @@ def compare_refit(
     config: ModelConfig, challenger: ModelVersion, start: datetime, rows: pa.Table
 ) -> MetricDifference | str:
     """Return the gain of a version's serving model over the validated one on the holdout's rows, or why there is none."""
-    scored = _score(config, [challenger, challenger.before(start)], rows)
-    if not isinstance(scored, _Scored):
+    scored = score_rows(config, [challenger, challenger.before(start)], rows)
+    if not isinstance(scored, ScoredRows):
         return scored[0] if scored else "the holdout has no labelled rows"
     pairs = PairedPredictions(scored.y_true, champion=scored.predictions[1], challenger=scored.predictions[0])
     resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)
     return differences.difference(config.primary_metric, pairs, resampling)
 
 
-def _score(
+def score_rows(
     config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table, as_served: str | None = None
-) -> _Scored | tuple[str, ...]:
+) -> ScoredRows | tuple[str, ...]:
     """Return the rows with the predictions of all versions; else the faults, none if there are no rows.
 
     A version of somebody else's service gave its answers already: rows without one are left out for all versions. Of the
@@ -106,7 +104,7 @@ def _score(
         prediction_histogram(version.version, values) for version, (_, values) in zip(versions, answers, strict=True)
     ]
     own = rows.filter(pa.array(known))
-    return _Scored(
+    return ScoredRows(
         own, with_columns(config, y_true[known], own), [values[known] for values in aligned], classes, histograms
     )
 
@@ -178,7 +176,7 @@ def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
     return np.array([shares[name] for name in classes]) if set(classes) <= set(shares) else None
 
 
-def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Comparison:
+def _measured(config: ModelConfig, compared: Comparison, scored: ScoredRows) -> Comparison:
     """Return the comparison with its measurements: the paired differences, or the first model's own value."""
     metric, y_true, new = config.primary_metric, scored.y_true, scored.predictions[0]
     resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)
