@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, ledger, online, registry
+from tasks.adapters import evaluation, lake, ledger, online, registry
 from tasks.adapters.storage.workspace import workspace as current_workspace
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.errors import LedgerError
@@ -34,7 +34,6 @@ from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.training.online import ROLLED_BACK, UPDATED, OnlineUpdate
 from tasks.rollout.scoring import score_window
 from tasks.training.online import FROZEN, learn_online
-from tasks.training.validation import validate_challenger
 from tests.support.trained_models import (
     HOLDOUT,
     TRAINING,
@@ -287,9 +286,8 @@ def test_challenger_is_compared_with_the_champion_as_it_served(is_online):
     holdout = land_labelled(config, HOLDOUT, rows)
     log = pa.table({"id": rows["id"], "time": rows["time"], "prediction": np.full(400, 0.5)})
     lake.land_predictions(config, HOLDOUT, champion.version, log)
-    report = validate_challenger.fn(config, challenger, champion, holdout)
-    champion_loss = report.differences[0].champion
-    assert (champion_loss == pytest.approx(np.log(2))) == is_online
+    found = evaluation.challenger.compare(config, challenger, champion, HOLDOUT, lake.read_labelled(holdout))
+    assert (found.primary.champion == pytest.approx(np.log(2))) == is_online
 
 
 def test_shadow_predicts_beside_a_corrected_champion():
