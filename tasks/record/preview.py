@@ -58,6 +58,7 @@ def preview_retraining(
     else:
         rows, few = _rows_of_history(config), None
         learns = describe_first_training_data(config.history(), rows, config.validation.holdout_days)
+    learns += "; the model that passes would be fitted again with all of them" if config.training.is_refitted else ""
     access = _access_refusals(config, request, budget.refusal)
     refusals = collect_refusals((_done(recorded), *access, few, _unusable(config)))
     place = decide_placement(config.placement, rows, config.columns.personal)
@@ -137,7 +138,7 @@ def preview_rollback(config: ModelConfig, request: RunRequest, plan: RollbackPla
 
 
 def _describe_ways(config: ModelConfig) -> tuple[str, ...]:
-    """Describe what a training would try, and that the validated model would be fitted again with the holdout."""
+    """Describe what a training would try, and what that costs."""
     found = []
     if config.training.race:
         entries = ledger.entries(config.name)
@@ -145,8 +146,6 @@ def _describe_ways(config: ModelConfig) -> tuple[str, ...]:
         entrants = candidates.strategies.entrants(config, candidates.bases.changed_at(entries), versions)
         raced = [from_json(RaceReport, entry.body) for entry in entries if entry.kind == RACED]
         found.append(describe_race(config.training.race, entrants, raced[-1] if raced else None))
-    if config.training.is_refitted:
-        found.append("refit: the model that passes would be fitted again with the holdout's rows before it serves")
     return tuple(found)
 
 

@@ -149,8 +149,7 @@ def test_preview_says_what_would_race():
     assert words[0].startswith(
         "race: 3 strategies on the latest 2 closed windows (the file's settings; recency weighted"
     )
-    assert words[1].startswith("refit: the model that passes would be fitted again")
-    assert preview._describe_ways(make_config(training={"refit": False})) == ()
+    assert preview._describe_ways(make_config()) == ()
 
 
 @pytest.mark.parametrize("way", [{"command": ["train"]}, {"flow": "team/train"}])
