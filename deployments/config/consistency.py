@@ -22,6 +22,7 @@ def check_consistency(config: "ModelConfig") -> None:
         _check_evidently_columns,
         _check_rollout_unit,
         _check_training,
+        _check_online,
         _check_name,
         _check_approvers,
         _check_months,
@@ -132,6 +133,27 @@ def _check_rollout_unit(config: "ModelConfig") -> None:
         )
     if unit is not None and unit in (config.columns.label, config.columns.label_time):
         raise ValueError(f"rollout.unit is {unit!r}, which comes with the label, expected a column that rows have")
+
+
+def _check_online(config: "ModelConfig") -> None:
+    if config.training.online is None:
+        return
+    if config.task == "multiclass":
+        raise ValueError("training.online does not fit task multiclass, expected it with task: binary or regression")
+    if config.predictions is not None:
+        raise ValueError(
+            "training.online is given beside predictions, expected one of them: your own service answers, so nothing here can "
+            "correct it"
+        )
+    own = config.training.pipeline or not str(config.training.estimator or "xgboost").startswith("xgboost")
+    if own or config.training.function or config.training.is_foreign:
+        raise ValueError(
+            f"training.online is given with {config.training.trainer}, expected XGBoost, whose leaves it corrects; remove one"
+        )
+    if config.performance.metric == "pinball":
+        raise ValueError(
+            "training.online does not fit metric pinball: a leaf's mean residual says nothing about a quantile"
+        )
 
 
 def _check_training(config: "ModelConfig") -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
 
-from infra.gateway.answer_log import Answer, AnswerLog
+from infra.gateway.answer_log import Answer, AnswerLog, CorrectedAnswer
 from infra.gateway.metrics import Metrics
 from infra.gateway.requests import Row, is_null, read_id, read_time, read_unit
 from infra.gateway.shadows import ShadowQueue
@@ -157,10 +157,11 @@ class ModelService:
         for number, prediction, fault_of_row in zip(numbers, found, faults, strict=True):
             row = exchange.identities[number]
             usable = prediction if fault_of_row is None else None
+            answer = Answer(
+                row.id, row.time, usable, version.number, role, step, request_id, row.unit, seconds, fault_of_row
+            )
             answers.append(
-                Answer(
-                    row.id, row.time, usable, version.number, role, step, request_id, row.unit, seconds, fault_of_row
-                )
+                answer if version.state is None else CorrectedAnswer(**vars(answer), online_state=version.state)
             )
             if usable is not None and role != "shadow":
                 exchange.predictions[number] = usable

@@ -85,6 +85,17 @@ def preview_trial(
 
 
 @stage
+def preview_update(config: ModelConfig, request: RunRequest, holdout: Snapshot) -> Preview:
+    """Preview the validation of a device's update, which was found sound; `request.reason` describes it."""
+    champion = registry.aliases(config.name)[registry.CHAMPION]
+    reason = (
+        f"{request.reason}; it would be compared with champion {champion} on {holdout.labelled_rows or 0:,} rows of "
+        f"{holdout.window.name}; nothing would be trained"
+    )
+    return _shown(Preview(config.name, "import", collect_refusals(_access_refusals(config, request)), (reason,)))
+
+
+@stage
 def preview_promotion(
     config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport
 ) -> Preview:

@@ -209,10 +209,10 @@ def _train_on(
     elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
+    chosen, searched = _search(config, training, decision_id, rows)
     plan = models.estimators.FitPlan(
         checkpoints=None if in_replay else _checkpoints(config, training, decision_id), engine=_engine(config)
     )
-    chosen, searched = _search(config, training, decision_id, rows)
     fitted = elsewhere.fitted if elsewhere else _fit(chosen, given, rows, plan)
     trained = _with_references(config, training, rows, fitted, profile)
     refit = None if elsewhere else _refit(chosen, given, rows, replace(plan, validated=fitted))
@@ -234,6 +234,21 @@ def _log_training(config: ModelConfig, fitted: "Fitted", used: Usage) -> None:
         config.performance.metric,
         "not measured" if reached is None else f"{reached:.4g}",
     )
+
+
+def _checkpoints(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainingCheckpoints | None":
+    every_s = config.training.checkpoint_seconds
+    if every_s is None:
+        return None
+    store = checkpoints.store.CheckpointStore(config.name, decision_id)
+    return checkpoints.training.TrainingCheckpoints(store, training.content_hash, every_s)
+
+
+def _engine(config: ModelConfig) -> "Engine | None":
+    kind = config.training.engine
+    if kind == "memory":
+        return None
+    return engines.row_batches.Engine(config.name, kind, config.training.dask_scheduler)
 
 
 def _used(began: tuple[float, float], rows: int, race: RaceReport | None, searched: SearchReport | None) -> Usage:
@@ -265,21 +280,6 @@ def _search(
     chosen, searched = search.forward_search.search(config, rows, job)
     get_run_logger().info("%s", searched.sentence)
     return chosen, searched
-
-
-def _checkpoints(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainingCheckpoints | None":
-    every_s = config.training.checkpoint_seconds
-    if every_s is None:
-        return None
-    store = checkpoints.store.CheckpointStore(config.name, decision_id)
-    return checkpoints.training.TrainingCheckpoints(store, training.content_hash, every_s)
-
-
-def _engine(config: ModelConfig) -> "Engine | None":
-    kind = config.training.engine
-    if kind == "memory":
-        return None
-    return engines.row_batches.Engine(config.name, kind, config.training.dask_scheduler)
 
 
 def _fit(config: ModelConfig, given: Rows, rows: pa.Table, plan: "FitPlan") -> "Fitted":

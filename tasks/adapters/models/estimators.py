@@ -109,13 +109,13 @@ def fit(
     codes = encode_labels(given, classes)
     kind = estimator_class(config)
     encoder = own or FeatureEncoder(config.columns.features).fit(rows)
+    matrix: Any = None
+    if isinstance(encoder, FeatureEncoder) and plan.engine is None:
+        matrix = _encode(config, encoder, rows, codes)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    matrix: Any = None
     if plan.engine:
         matrix = RowBatches(rows, target, np.ones(len(target), bool), encoder.transform, plan.engine)
-    elif isinstance(encoder, FeatureEncoder):
-        matrix = _encode(config, encoder, rows, codes)
     data = TrainingData(rows, matrix, target, labels, len(classes), own, plan.weights, plan.checkpoints)
 
     def unfitted() -> Any:

@@ -43,6 +43,8 @@ Floats = NDArray[np.float64]
 DESCRIPTION, ESTIMATOR, TRANSFORMER = "scorer.json", "model.skops", "transformer.skops"
 TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy")
 """Packages whose types any stored estimator may contain."""
+REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Exceptions of an estimator that cannot predict. Shortages of the machine (memory, disk) are not the model's fault."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.profiling import binned_rows, reference_sample
 from tasks.adapters.profiling.reference_sample import ReferenceSample
-from tasks.adapters.registry import lineage, version_files, versions as registry
+from tasks.adapters.registry import known_answers, lineage, version_files, versions as registry
 from tasks.adapters.storage import lease, relocation
 from tasks.adapters.storage.workspace import keep_private, workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
@@ -70,6 +70,8 @@ class TrainedModel:
     """What was searched before the training."""
     refit: Refit | None = None
     """The model that serves in its place, fitted to the holdout too; None if this one serves."""
+    base: ModelVersion | None = None
+    """The version whose trees it shares, with leaf values that a device learned; None for any other model."""
 
     race: RaceReport | None = None
     """The race that decided which rows to learn from."""
@@ -81,6 +83,8 @@ class TrainedModel:
     @property
     def learned(self) -> Window:
         """The time span of the rows that the serving model was fitted to."""
+        if self.base:
+            return self.base.trained
         window = self.training.window
         return Window(window.start, self.refit.holdout.window.end) if self.refit else window
 
@@ -147,6 +151,9 @@ def _write_files(
     (notes / version_files.SUITE).write_text(learned_suite(config, profile), encoding="utf-8")
     (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     (notes / version_files.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
+    answers = known_answers.answer_rows(fitted.scorer, trained.sample)
+    if answers is not None:
+        (notes / version_files.ANSWERS).write_bytes(known_answers.to_ipc(answers))
     if trained.search:
         (notes / version_files.SEARCH).write_text(to_json(trained.search), encoding="utf-8")
     if trained.attribution:

@@ -12,11 +12,12 @@ from html import escape
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.reports.plots import search_plot
+from tasks.adapters.reports.plots import reliability_plot, search_plot
 from tasks.adapters.storage.links import version_link
 from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
 from tasks.policy.governance.access import Approval, ApprovalRequest
+from tasks.policy.model_gates.judgement import gate_rows
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
@@ -100,12 +101,17 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
         f"Requested because: {plain(reason)}",
         bullets(report.reasons),
         _differences(report.differences),
+        *_gates(config, report),
         f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. "
         f"[MLflow: version {report.challenger}]({version_link(config.name, report.challenger)}), run `{run_id}`.",
     ]
     create_markdown_artifact(
         "\n\n".join(parts), key=key("validation", config.name), description=plain(report.reasons[0])
     )
+    title = f"{config.name}: reliability of challenger {report.challenger}"
+    plot = reliability_plot(report.gates.curves if report.gates else (), title)
+    if plot:
+        create_image_artifact(plot, key=key("plot-reliability", config.name), description=plain(title))
 
 
 def publish_search_page(config: ModelConfig, report: SearchReport, version: str) -> None:
@@ -190,6 +196,7 @@ def approval_evidence(
         f"{plain(config.purpose)} Risk: {config.risk}. It would replace {report.champion or 'no version, as it is the first'}.",
         bullets(report.reasons),
         _differences(report.differences),
+        *_gates(config, report),
         f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
         f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
         f"Requested by {plain(', '.join(request.requesters)) or 'automation'}; to be answered by {plain(who)}, until "
@@ -234,3 +241,27 @@ def _differences(differences: tuple[MetricDifference, ...]) -> str:
         for d in differences
     ]
     return table(("slice", "metric", "champion", "challenger", "gain (interval)", "rows"), rows) if rows else ""
+
+
+def _gates(config: ModelConfig, report: ValidationReport) -> list[str]:
+    """Return the table of the gates beside the primary metric, and of the slices that an error tree found."""
+    if report.gates is None:
+        return []
+    rows = [
+        (
+            row.gate,
+            row.subject,
+            number(row.champion),
+            number(row.challenger),
+            row.value,
+            row.limit,
+            row.verdict or "does not apply",
+        )
+        for row in gate_rows(config.validation, report.gates)
+    ]
+    header = ("gate", "measure", "champion", "challenger", "value (interval)", "limit", "verdict")
+    found = ["## Gates", table(header, rows)]
+    if report.gates.slices:
+        found += ["Slices in which the challenger lost most, found on earlier rows, measured on later ones:"]
+        found += [_differences(report.gates.slices)]
+    return found

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from tasks.policy.records.evidence import ReliabilityCurve
 from tasks.policy.records.reports import FeatureDrift, PerformanceReport
 from tasks.policy.training.search import SearchTrial, best_so_far
 
@@ -69,6 +70,36 @@ def drift_plot(features: Sequence[FeatureDrift], title: str) -> str | None:
     parts.append(f'<path d="M{left + unit:.1f} {TOP - 6}V{bottom}" stroke="{INK}" stroke-dasharray="4 3"/>')
     parts.append(_text(left + unit, bottom + 16, "limit", "middle"))
     return _address(title, parts, bottom + 28)
+
+
+def reliability_plot(curves: Sequence[ReliabilityCurve], title: str) -> str | None:
+    """Plot how often predicted probabilities came true, the challenger first; None without a curve.
+
+    A point on the dashed diagonal came true as often as predicted. Bars are 95 % intervals of the challenger's bins.
+    """
+    if not curves:
+        return None
+    side, left = HEIGHT - TOP - BOTTOM, (WIDTH - HEIGHT + TOP + BOTTOM) / 2
+
+    def at(predicted: float, observed: float) -> str:
+        return f"{left + predicted * side:.1f},{TOP + (1 - observed) * side:.1f}"
+
+    diagonal = f"{at(0, 0)} {at(1, 1)}"
+    parts = [f'<polyline points="{diagonal}" stroke="{MUTED}" stroke-dasharray="5 4" fill="none"/>']
+    for curve, colour in list(zip(curves, (LINE, CALM), strict=False))[::-1]:
+        points = [at(each.predicted, each.observed) for each in curve.bins]
+        parts.append(f'<polyline points="{" ".join(points)}" stroke="{colour}" stroke-width="2.5" fill="none"/>')
+        parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in (one.split(",") for one in points)]
+    for each in curves[0].bins:
+        bar = f"{at(each.predicted, each.low)} {at(each.predicted, each.high)}"
+        parts.append(f'<polyline points="{bar}" stroke="{LINE}" fill="none"/>')
+    for place, (curve, role, colour) in enumerate(zip(curves, ("challenger", "champion"), (LINE, CALM), strict=False)):
+        parts.append(_text(16, TOP + 20 + 20 * place, f"{role} {curve.version}", colour=colour))
+    parts += [_text(left - 8, TOP + 4, "1", "end"), _text(left - 8, TOP + side + 4, "0", "end")]
+    parts.append(
+        _text(left + side / 2, HEIGHT - 14, "predicted probability, against the share that occurred", "middle")
+    )
+    return _address(title, parts, HEIGHT)
 
 
 def search_plot(trials: Sequence[SearchTrial], title: str) -> str | None:
