@@ -186,6 +186,10 @@ def _check_recipe(config: "ModelConfig") -> None:
         raise ValueError(
             "training.recipe derives features for an estimator without a pipeline, expected neither beside it"
         )
+    if config.training.engine != "memory":
+        raise ValueError(
+            f"training.recipe is given with training.engine {config.training.engine}, expected engine: memory"
+        )
     for name in recipe.sources:
         expected = "categorical" if name in recipe.target_encoded else "numeric"
         if name not in getattr(features, expected):

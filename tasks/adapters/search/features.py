@@ -50,9 +50,9 @@ def derivable(config: ModelConfig, fitted: Fitted) -> Derivable:
 
 
 def choices(config: ModelConfig, found: Derivable) -> dict[str, SearchRange]:
-    """Return what may be derived for this model; empty for features of the user's own."""
+    """Return what may be derived for this model; empty for features of the user's own, and for rows beyond memory."""
     training = config.training
-    if training.pipeline or any(name in training.parameters for name in INTERACTION):
+    if training.pipeline or training.engine != "memory" or any(name in training.parameters for name in INTERACTION):
         return {}
     ranges = {CALENDAR: SearchRange(choices=(NONE, "numbers", "cyclic"))}
     if config.task != "multiclass" and found.encodable:

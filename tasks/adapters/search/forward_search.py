@@ -27,17 +27,26 @@ from tasks.adapters.search.journal import SearchJournal
 from tasks.adapters.search.spending import Spending
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import EstimatorError
-from tasks.policy.statistics.metrics import Floats
 from tasks.policy.training.recipe import FeatureRecipe
-from tasks.policy.training.search import SearchGain, SearchPolicy, SearchRange, SearchReport, SearchTrial, judge_gain
+from tasks.policy.training.search import (
+    CONFIRMING,
+    SearchGain,
+    SearchPolicy,
+    SearchRange,
+    SearchReport,
+    SearchTrial,
+    judge_gain,
+)
 
 logger = logging.getLogger(__name__)
 FEWEST_TRIALS = 20
 """Trials that the budget must pay for; where fits on all rows take too long for that, trials use a part of the rows."""
 SAMPLES, LEAST_ROWS = (1_000, 4_000), 1_000
 """Rows on which a fit is timed, and the fewest that trials use."""
+LONGER = 1.15
+"""How much longer a fit on the rows before the latest folds takes than on those before the others."""
 BLOCKS, BLOCK_ROWS = 12, 20
-"""Blocks of the latest fold whose differences give the standard error, and the rows that a block has at least."""
+"""Blocks of each of the latest folds whose differences give the standard error, and the rows that a block has at least."""
 REDRAWS = 10
 State = Literal["complete", "pruned", "cut", "failed"]
 
@@ -64,17 +73,18 @@ def search(config: ModelConfig, rows: pa.Table, job: SearchJob) -> tuple[ModelCo
     given = config.training.parameters if job.parameters is None else job.parameters
     present = with_settings(config, given, config.training.recipe if job.recipe is None else job.recipe)
     run = _Search(config, present, rows, job)
-    fault, gain = "", None
+    fault, confirmed = "", None
     try:
         run.prepare()
         run.try_out()
-        gain = run.confirm()
+        confirmed = run.confirm()
     except _NotSearchable as refusal:
         fault = str(refusal)
-    best = run.best if gain is not None and gain.is_adopted else None
-    parameters, recipe = (best.parameters, best.recipe) if best else (given, present.training.recipe or FeatureRecipe())
-    report = run.report(config, gain, fault)
-    return with_settings(config, parameters, recipe), replace(report, parameters=dict(parameters), recipe=recipe)
+    parameters, recipe = given, present.training.recipe or FeatureRecipe()
+    if confirmed and confirmed[1].is_adopted:
+        parameters, recipe = confirmed[0].parameters, confirmed[0].recipe
+    report = replace(run.report(config, confirmed, fault), parameters=dict(parameters), recipe=recipe)
+    return with_settings(config, parameters, recipe), report
 
 
 def with_settings(config: ModelConfig, parameters: dict[str, JsonValue], recipe: FeatureRecipe | None) -> ModelConfig:
@@ -234,7 +244,7 @@ class _Search:
         losses: list[float] = []
         state: State = "complete"
         reason, seconds = "", None
-        for step, fold in enumerate(self.folds[:-1]):
+        for step, fold in enumerate(self.folds[:-CONFIRMING]):
             if running and not self.spending.allows(seconds, self._reserve_s()):
                 state, reason = "cut", "the search's time was over"
                 break
@@ -249,7 +259,7 @@ class _Search:
             if not losses[-1] < float("inf"):
                 state, reason = "failed", f"its loss on fold {step + 1} is {losses.pop()}"
                 break
-            if running and step < len(self.folds) - 2 and self._is_behind(running, losses):
+            if running and step < len(self.folds) - CONFIRMING - 1 and self._is_behind(running, losses):
                 state = "pruned"
                 break
         spent = perf_counter() - began[0], process_time() - began[1]
@@ -270,34 +280,48 @@ class _Search:
         journals.write(self.present.name, self.journal)
 
     def _reserve_s(self) -> float:
-        """Return the seconds that the comparison on the latest fold is expected to take."""
-        ends = [trial for trial in (self.journal.trials[:1] + ((self.best,) if self.best else ())) if trial.losses]
-        return sum(1.5 * trial.wall_s / len(trial.losses) for trial in ends)
+        """Return the seconds that the comparison on the latest folds is expected to take; half while none seems needed."""
+        best = self.best
+        needed = 1.0 if best and best.number else 0.5
+        ends = [*self.journal.trials[:1], *([best, best] if best else [])]  # with and without derived features
+        return needed * sum(LONGER * CONFIRMING * trial.wall_s / len(trial.losses) for trial in ends if trial.losses)
 
     @property
     def best(self) -> SearchTrial | None:
         complete = [trial for trial in self.journal.trials if trial.state == "complete"]
         return min(complete, key=lambda trial: (trial.loss, trial.number), default=None)
 
-    def confirm(self) -> SearchGain | None:
-        """Compare the best trial with the present settings on the latest fold; None if it has these settings."""
-        best, fold = self.best, self.folds[-1]
+    def confirm(self) -> tuple[SearchTrial, SearchGain] | None:
+        """Compare the best trial with the present settings on the latest folds; None if it has these settings.
+
+        Derived features have to hold there too: the trial's parameters without them are preferred if they do better.
+        """
+        best, own = self.best, self.present.training.recipe or FeatureRecipe()
         if best is None or best.number == 0:
             return None
-        blocks = max(1, min(BLOCKS, len(fold.judged) // BLOCK_ROWS))
-
-        def losses(config: ModelConfig) -> Floats:
-            return folds.block_losses(config, self._fit(config, fold).scorer, fold.judged, blocks)
-
         try:
-            return judge_gain(
-                losses(self.present).tolist(),
-                losses(with_settings(self.present, best.parameters, best.recipe)).tolist(),
-            )
+            present, found = self._confirming_losses(self.present), self._confirming_losses(self._settings_of(best))
+            if best.recipe != own:
+                plain = replace(best, recipe=own)
+                without = self._confirming_losses(self._settings_of(plain))
+                if judge_gain(found, without).gain > 0:
+                    best, found = plain, without
         except EstimatorError as error:
-            raise _NotSearchable(f"the best trial cannot be judged on the latest fold: {error}") from error
+            raise _NotSearchable(f"the best trial cannot be judged on the latest folds: {error}") from error
+        return best, judge_gain(present, found)
 
-    def report(self, asked: ModelConfig, gain: SearchGain | None, fault: str) -> SearchReport:
+    def _confirming_losses(self, config: ModelConfig) -> list[float]:
+        """Return the losses on blocks of the folds that the search did not use."""
+        losses: list[float] = []
+        for fold in self.folds[-CONFIRMING:]:
+            blocks = max(1, min(BLOCKS, len(fold.judged) // BLOCK_ROWS))
+            losses += folds.block_losses(config, self._fit(config, fold).scorer, fold.judged, blocks).tolist()
+        return losses
+
+    def _settings_of(self, trial: SearchTrial) -> ModelConfig:
+        return with_settings(self.present, trial.parameters, trial.recipe)
+
+    def report(self, asked: ModelConfig, confirmed: tuple[SearchTrial, SearchGain] | None, fault: str) -> SearchReport:
         """Return the report; its settings are those of the model's file."""
         return SearchReport(
             decision_id=self.job.decision_id,
@@ -316,6 +340,7 @@ class _Search:
             asked_for=asked_for(asked),
             parameters=dict(asked.training.parameters),
             recipe=asked.training.recipe or FeatureRecipe(),
-            gain=gain,
+            confirmed=confirmed[0] if confirmed else None,
+            gain=confirmed[1] if confirmed else None,
             fault=fault,
         )

@@ -12,6 +12,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from pydantic import JsonValue, ValidationError
 
 from tasks.adapters.search.features import Derivable
+from tasks.adapters.storage import lease
 from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import from_json, to_json
@@ -72,7 +73,8 @@ def _folder(model: str) -> str:
 
 
 def write(model: str, journal: SearchJournal) -> None:
-    """Store a journal. Raises WorkspaceError."""
+    """Store a journal. Raises WorkspaceError, and FencedOut if another run has taken over the model's lease."""
+    lease.check(model)
     try:
         store_at(_folder(model)).put(_name(journal.decision_id), to_json(journal).encode())
     except (BaseError, OSError) as error:

@@ -2,8 +2,8 @@
 
 Trials are compared on forward folds: trained on what came before, judged on what came after (Bergmeir & Benítez 2012,
 "On the use of cross-validation for time series predictor evaluation"). The best of many trials looks better than it is
-(Cawley & Talbot 2010, JMLR 11), so the latest fold takes no part in the search. There the best trial meets the champion's
-settings once, and must be ahead by more than two standard errors.
+(Cawley & Talbot 2010, JMLR 11), so the two latest folds take no part in the search. There the best trial, with or without
+its derived features, meets the champion's settings once, and must be ahead by more than two standard errors.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,10 @@ from tasks.policy.training.recipe import FeatureRecipe
 
 ERRORS = 2.0
 """Standard errors by which the best trial must be ahead."""
+CONFIRMING = 2
+"""Latest folds that take no part in the search; they confirm its best trial."""
 MIN_BLOCKS = 5
-"""Blocks of the latest fold below which a standard error means little; no settings are adopted then."""
+"""Blocks of the latest folds below which a standard error means little; no settings are adopted then."""
 TOLERANCE = 0.1
 """Share by which the search may miss its budget."""
 
@@ -90,8 +92,8 @@ class SearchPolicy(Settings):
     scikit-learn's gradient boosting and linear models."""
     features: bool = Field(True, examples=[False])
     """Also try derived features: calendar parts, target encoding, interactions, scaling."""
-    folds: int = Field(4, ge=2, le=20, examples=[4])
-    """Forward folds of the latest half of the training rows. The latest one only confirms the best trial."""
+    folds: int = Field(5, ge=3, le=20, examples=[8])
+    """Forward folds of the latest half of the training rows. The two latest only confirm the best trial."""
     in_replays: bool = Field(False, examples=[True])
     """Search in each retrain of a replay too. Back-tests and probes never search."""
 
@@ -170,7 +172,7 @@ class SearchTrial:
 
 @dataclass(frozen=True, slots=True)
 class SearchGain:
-    """By how much the best trial is ahead of the champion's settings on the latest fold, in units of the loss."""
+    """By how much the best trial is ahead of the champion's settings on the latest folds, in units of the loss."""
 
     gain: float
     error: float
@@ -221,6 +223,8 @@ class SearchReport:
     parameters: dict[str, JsonValue]
     """The settings to train with: the best trial's if they are adopted, else the champion's."""
     recipe: FeatureRecipe
+    confirmed: Annotated[SearchTrial | None, Field(exclude_if=lambda trial: trial is None)] = None
+    """The best trial as it was compared on the latest folds: without its derived features if these did not hold there."""
     gain: Annotated[SearchGain | None, Field(exclude_if=lambda gain: gain is None)] = None
     """None if no trial was better than the champion's settings on the folds of the search, or nothing was searched."""
     fault: str = ""
@@ -231,12 +235,6 @@ class SearchReport:
         return self.gain is not None and self.gain.is_adopted
 
     @property
-    def best(self) -> SearchTrial | None:
-        """The complete trial with the smallest mean loss; the earlier one of equals."""
-        complete = [trial for trial in self.trials if trial.state == "complete"]
-        return min(complete, key=lambda trial: (trial.loss, trial.number), default=None)
-
-    @property
     def sentence(self) -> str:
         """The result in a sentence with its numbers."""
         if self.fault:
@@ -244,9 +242,8 @@ class SearchReport:
         spent = f"{len(self.trials)} trials in {_duration(self.wall_s)} of {self.limit}"
         if self.gain is None:
             return f"search: {spent}; no gain: no trial was better than the present settings; these stay"
-        best = self.best
-        settings = best.describe() if best else "none"
-        figures = f"gain {self.gain.gain:.3g} ± {self.gain.error:.2g} {self.metric} on the latest fold"
+        settings = self.confirmed.describe() if self.confirmed else "none"
+        figures = f"gain {self.gain.gain:.3g} ± {self.gain.error:.2g} {self.metric} on the latest folds"
         if self.adopted:
             return f"search: {spent}; best {settings}; {figures}; adopted"
         return (

@@ -29,7 +29,7 @@ UNTIL = "2024-03-01T00:00:00+00:00"
 
 
 def model(task: str = "regression", given: dict[str, Any] = WEAK, **search: Any) -> ModelConfig:
-    policy = {"trials": 8, "parameters": QUICK} | search
+    policy = {"trials": 6, "parameters": QUICK} | search
     return make_config(task, training={"min_rows": 200, "parameters": given, "search": policy})
 
 
@@ -81,9 +81,8 @@ def test_noise_has_no_gain():
 
 def test_best_settings_stay():
     rows = make_rows("regression")
-    found = run(model(trials=12), rows)
-    assert found.best is not None
-    again = run(model(trials=12), rows, "d2", parameters=found.parameters, recipe=found.recipe)
+    found = run(model(trials=5), rows)
+    again = run(model(trials=5), rows, "d2", parameters=found.parameters, recipe=found.recipe)
     assert again.parameters == found.parameters or (again.gain is not None and again.gain.is_adopted)
     assert again.trials[0].parameters == found.parameters
 
@@ -111,7 +110,7 @@ def test_first_trial_has_the_present_settings_as_they_are():
     first = report.trials[0]
     assert (first.origin, first.parameters) == ("champion", present)
     config = model(given=present)
-    fold = forward_folds(config, make_rows("regression"), 4)[0]
+    fold = forward_folds(config, make_rows("regression"), 5)[0]
     expected = block_losses(config, trainer.fit(config, fold.training).scorer, fold.judged)[0]
     assert first.losses[0] == expected
 
@@ -119,10 +118,10 @@ def test_first_trial_has_the_present_settings_as_they_are():
 def test_warm_start_is_used():
     """The best settings of the search before are tried right after the present ones, and all its trials inform the sampler."""
     rows = make_rows("regression")
-    first = run(model(trials=8), rows, until="2024-02-01T00:00:00+00:00")
+    first = run(model(trials=5), rows, until="2024-02-01T00:00:00+00:00")
     later = run(model(trials=6), rows, "d2")
-    assert first.best is not None
-    assert later.trials[1].origin == "earlier" and later.trials[1].drawn == first.best.drawn
+    best = min((trial for trial in first.trials if trial.state == "complete"), key=lambda trial: trial.loss)
+    assert later.trials[1].origin == "earlier" and later.trials[1].drawn == best.drawn
     cold = [trial.drawn for trial in run(model(trials=6), rows, "d3", until="2024-01-01T00:00:00+00:00").trials]
     assert [trial.drawn for trial in later.trials[4:]] != cold[4:]
     stored = journals.read("regression_model", "d2", journals_identity("d2"))
@@ -165,12 +164,12 @@ def test_killed_search_continues_as_if_it_had_not_been(
     process = subprocess.Popen([sys.executable, "-c", KILLED], env=os.environ | {"PERENNIAL_HOME": str(workspace)})
     place = workspace / "lake" / "regression_model" / journals.SEARCHES / "d1.json"
     deadline = time.monotonic() + 60
-    while not place.exists() or place.read_text().count('"number"') < 3:
+    while not place.exists() or place.read_text().count('"number"') < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert place.read_text().count('"number"') < 8, "it was killed too late to test anything"
+    assert place.read_text().count('"number"') < 6, "it was killed too late to test anything"
     continued = run(model(), rows)
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "uninterrupted"))
     assert without_times(continued) == without_times(run(model(), rows))
@@ -193,20 +192,18 @@ def test_refused_settings_are_a_failed_trial():
     report = run(model(given=WEAK | {"tree_method": "hist"}, parameters=QUICK | methods), make_rows("regression"))
     failed = [trial for trial in report.trials if trial.state == "failed"]
     assert failed and all(trial.parameters["tree_method"] == "nonsense" and trial.reason for trial in failed)
-    assert len(report.trials) == 8 and report.parameters["tree_method"] == "hist"
+    assert len(report.trials) == 6 and report.parameters["tree_method"] == "hist"
 
 
-@pytest.mark.parametrize(
-    ("limit", "rows"), [({"minutes": 0.1}, 1_000), ({"usd": 0.006}, 1_000), ({"minutes": 0.1}, 60_000)]
-)
-def test_budget_is_spent_within_a_tenth(limit, rows):
-    """6 seconds, or 0.006 USD at 3.6 USD an hour; with many rows the trials use a part of them."""
-    config = model(trials=None, **limit)
-    config = config.model_copy(update={"budget": config.budget.model_copy(update={"compute_usd_per_hour": 3.6})})
-    table = make_rows("regression", rows=rows)
-    began = time.perf_counter()
+@pytest.mark.parametrize("rows", [1_000, 60_000])
+def test_budget_is_spent_within_a_tenth(rows):
+    """0.006 USD at 3.6 USD a CPU hour are 6 CPU seconds, whatever else the machine does; of many rows a part is used."""
+    config = model(trials=None, usd=0.006)
+    prices = config.budget.model_copy(update={"compute_usd_per_hour": 0.0, "cpu_usd_per_hour": 3.6})
+    config, table = config.model_copy(update={"budget": prices}), make_rows("regression", rows=rows)
+    began = time.process_time()
     report = run(config, table)
-    assert 6 * (1 - TOLERANCE) <= time.perf_counter() - began <= 6 * (1 + TOLERANCE)
+    assert 6 * (1 - TOLERANCE) <= time.process_time() - began <= 6 * (1 + TOLERANCE)
     assert len(report.trials) > 5
     assert (report.searched_rows < report.rows) == (rows > 1_000)
 

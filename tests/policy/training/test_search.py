@@ -31,24 +31,11 @@ def trial(number: int, losses: tuple[float, ...], state: str = "complete") -> Se
 
 
 def report(*trials: SearchTrial, gain: SearchGain | None = None, fault: str = "") -> SearchReport:
+    confirmed = trials[-1] if gain else None
     return SearchReport(
-        "d1",
-        "hash",
-        7,
-        1000,
-        1000,
-        "mae",
-        "5 minutes",
-        294.0,
-        290.0,
-        0.01,
-        trials,
-        "",
-        {},
-        FeatureRecipe(),
-        gain,
-        fault,
-    )
+        "d1", "hash", 7, 1000, 1000, "mae", "5 minutes", 294.0, 290.0, 0.01, trials, "", {}, FeatureRecipe(),
+        confirmed, gain, fault,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -59,7 +46,7 @@ def report(*trials: SearchTrial, gain: SearchGain | None = None, fault: str = ""
         ({"trials": 5, "parameters": {"a": {"low": 0, "high": 1, "log": True}}}, "expected a number > 0"),
         ({"trials": 5, "parameters": {"a": {"low": 0}}}, "not both given"),
         ({"trials": 5, "parameters": {"a": {"low": 0, "high": 1, "choices": [1]}}}, "expected either"),
-        ({"trials": 5, "folds": 1}, "greater than or equal to 2"),
+        ({"trials": 5, "folds": 2}, "greater than or equal to 3"),
     ],
 )
 def test_unusable_settings_are_refused(given, message):
@@ -121,7 +108,7 @@ def test_sentences_name_the_numbers():
     trials = trial(0, (1.0, 1.0)), trial(4, (0.9, 0.8))
     found = report(*trials, gain=SearchGain(0.012, 0.003, 12, 1.0, 0.988))
     assert found.sentence == (
-        "search: 2 trials in 4.9 minutes of 5 minutes; best depth 4; gain 0.012 ± 0.003 mae on the latest fold; adopted"
+        "search: 2 trials in 4.9 minutes of 5 minutes; best depth 4; gain 0.012 ± 0.003 mae on the latest folds; adopted"
     )
     assert "no gain: gain 0.005 ± 0.003" in report(*trials, gain=SearchGain(0.005, 0.003, 12, 1.0, 0.995)).sentence
     assert "no trial was better" in report(*trials).sentence
