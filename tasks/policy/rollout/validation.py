@@ -30,7 +30,7 @@ class ValidationPolicy(GateLimits):
     """Requirements for a challenger, measured against the champion on rows that neither has seen."""
 
     holdout_days: float = Field(5, gt=0, examples=[14])
-    """Days of the holdout: the latest rows whose labels are due. Neither model is trained on them."""
+    """Days of the holdout: the latest rows whose labels are due. Neither of the compared models has learned from them."""
     min_rows: int = Field(300, ge=10, examples=[1000])
     """With fewer labelled rows in the holdout the challenger fails."""
     non_inferiority_margin: float | None = Field(None, ge=0, examples=[0.5])
