@@ -28,8 +28,8 @@ def check_exportable(place: str, files: Mapping[str, bytes]) -> None:
     if device.MODEL not in files or own or len(files) > 2:
         raise ExportRefused(
             f"{place}: holds {', '.join(sorted((*files, *own)))}, expected only {device.MODEL} and {DESCRIPTION} with the "
-            "features of its file: an XGBoost model that Perennial trained; LightGBM, CatBoost, scikit-learn, adopted models (ONNX "
-            "too), features of your own and derived ones cannot be exported"
+            "features of its file: an XGBoost model that Perennial trained; LightGBM, CatBoost, scikit-learn, adopted models "
+            "(ONNX too), features of your own and derived ones cannot be exported"
         )
     try:
         device.Leaves(files[device.MODEL])
