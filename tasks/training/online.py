@@ -64,19 +64,32 @@ def _sentence(config: ModelConfig, policy: OnlinePolicy, run: MonitorRun, judgem
     updates = updates_of(run.past.entries, run.champion.version)
     closed = _closed_windows(run, judgement)
     lag = _lag(config, run, closed[-1]) if closed else 0
-    windows = _without_faults(run, judgement, closed, policy.windows + lag)
-    if updates and (updates[-1].window >= run.window or updates[-1].newest.learned == windows[-policy.windows :]):
+    windows = _without_faults(run, judgement, closed, policy.needed_windows + lag)
+    if updates and updates[-1].window >= run.window:
         return updates[-1].sentence
     if not windows:
-        return f"{FROZEN}; no window since its training has closed with sound labels"
+        return _withdrawn(config, run, updates, "no window since its training has closed with sound labels")
+    if updates and updates[-1].newest.learned == windows[-policy.windows :]:
+        silent = config.grid.number_at(run.window.start) - config.grid.number_at(updates[-1].window.start)
+        if silent <= policy.windows:
+            return updates[-1].sentence
+        return _withdrawn(config, run, updates, f"no window has closed for {silent} windows, so nothing judges a state")
     scorer = registry.version_files.load_scorer(run.champion, config.training.imported)
     if refusal := online.booster.why_not(scorer):
         return f"{FROZEN}; {refusal}"
     material = _Material(scorer, windows, _scored(config, policy, run, windows, scorer), lag)
     if not any(map(len, material.scored)):
-        return f"{FROZEN}; no row of the windows since its training has a label"
+        return _withdrawn(config, run, updates, "no row of the windows since its training has a label")
     update = _update(config, policy, run, material, updates)
     return update.sentence if run.mode is RunMode.DRY_RUN else _record(config, run, update)
+
+
+def _withdrawn(config: ModelConfig, run: MonitorRun, updates: Sequence[OnlineUpdate], reason: str) -> str:
+    """Let the frozen champion serve, and record it where a state has served until now."""
+    sentence = f"{FROZEN}; {reason}"
+    if serving_state(updates) is not None and run.mode is not RunMode.DRY_RUN:
+        _record(config, run, replace(updates[-1], window=run.window, serving=None, sentence=sentence, gain=None))
+    return sentence
 
 
 def _closed_windows(run: MonitorRun, judgement: Judgement) -> tuple[Window, ...]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, ledger, online, registry
+from tasks.adapters import evaluation, lake, ledger, online, registry
 from tasks.adapters.storage.workspace import workspace as current_workspace
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.errors import LedgerError
@@ -33,8 +33,7 @@ from tasks.policy.records.reports import LabelReport, PerformanceReport
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.training.online import ROLLED_BACK, UPDATED, OnlineUpdate
 from tasks.rollout.scoring import score_window
-from tasks.training.online import learn_online
-from tasks.training.validation import validate_challenger
+from tasks.training.online import FROZEN, learn_online
 from tests.support.trained_models import (
     HOLDOUT,
     TRAINING,
@@ -287,9 +286,8 @@ def test_challenger_is_compared_with_the_champion_as_it_served(is_online):
     holdout = land_labelled(config, HOLDOUT, rows)
     log = pa.table({"id": rows["id"], "time": rows["time"], "prediction": np.full(400, 0.5)})
     lake.land_predictions(config, HOLDOUT, champion.version, log)
-    report = validate_challenger.fn(config, challenger, champion, holdout)
-    champion_loss = report.differences[0].champion
-    assert (champion_loss == pytest.approx(np.log(2))) == is_online
+    found = evaluation.challenger.compare(config, challenger, champion, HOLDOUT, lake.read_labelled(holdout))
+    assert (found.primary.champion == pytest.approx(np.log(2))) == is_online
 
 
 def test_shadow_predicts_beside_a_corrected_champion():
@@ -315,9 +313,37 @@ def test_labels_that_come_later_than_the_windows_that_teach():
         learn(config, champion, known)
     last = updates(config)[-1]
     assert last.newest.learned == tuple(spans[4:6])
-    assert last.gain is not None
+    assert last.gain.low > 0
+    assert last.serving == last.newest
 
 
 def without_labels(judgement: Judgement) -> Judgement:
     report = replace(judgement.evidence.performance, maturity="open")
     return replace(judgement, evidence=replace(judgement.evidence, performance=report))
+
+
+def test_state_is_withdrawn_once_no_window_closes_any_more():
+    config = config_of(windows=2)
+    judged = live_through(config, FADING)
+    champion = registry.version(config.name, "1")
+    sentences = []
+    for window in windows(9)[5:]:
+        judged.append(without_labels(judgement_of(window, champion)))
+        sentences.append(learn(config, champion, judged).online)
+    assert "state 5 serves" in sentences[0]
+    assert sentences[:2] == [updates(config)[4].sentence] * 2
+    assert sentences[2:] == [f"{FROZEN}; no window has closed for 3 windows, so nothing judges a state"] * 2
+    assert [entry.kind for entry in ledger.entries(config.name)[-2:]] == [UPDATED, ROLLED_BACK]
+    assert online.serving.load_champion(config, champion).state is None
+
+
+def test_state_is_withdrawn_once_all_that_it_learned_is_in_doubt():
+    config = config_of()
+    judged = live_through(config, FADING)
+    champion, spans = registry.version(config.name, "1"), windows(6)
+    doubted = LabelVerdicts(tuple(LabelReport(window, "fail", (), ("another unit",)) for window in spans[:5]))
+    ledger.append(config.name, Fact(LABELS_QUARANTINED, doubted, spans[5].end))
+    judged.append(without_labels(judgement_of(spans[5], champion)))
+    assert learn(config, champion, judged).online.startswith(f"{FROZEN}; no window since its training has closed")
+    assert online.serving.load_champion(config, champion).state is None
+    assert len(updates(config)) == 6

@@ -4,8 +4,9 @@ Each tree in turn moves its leaves towards the residual that the trees before it
 the splits stay as they are (XGBoost's updater `refresh`). Unlike with that updater, rows lose weight with age, and each leaf
 is held back towards its frozen value, so few rows change little. Friedman (2001), Annals of Statistics 29:1189.
 
-Measured on 6 real and 12 synthetic streams, it alone gained on all of them. A decayed bias, Platt scaling, a linear model,
-streaming SGD on the leaves (He et al. 2014, ADKDD) and small boosters on the residual each did harm on some.
+Measured on 6 real and 12 synthetic streams, with the share of `prequential`, it lost on none of them and closed 90 % or more
+of the gap to a fresh model on all gradual ones. A decayed bias, Platt scaling, a linear model, streaming SGD on the leaves (He
+et al. 2014, ADKDD) and small boosters on the residual each did harm on some.
 """
 
 from collections.abc import Sequence

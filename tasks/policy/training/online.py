@@ -39,6 +39,11 @@ class OnlinePolicy(Settings):
     max_rows: int = Field(50_000, ge=100, le=5_000_000, examples=[200_000])
     """Most rows to learn from. Of more, each window gives an equal share."""
 
+    @property
+    def needed_windows(self) -> int:
+        """Closed windows that are read: those to learn from, and enough for what was learned before each judged one."""
+        return max(self.windows, self.judged_windows + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class OnlineState:
