@@ -53,6 +53,7 @@ def _trained(config: ModelConfig, base: ModelVersion, signed: "SignedUpdate") ->
         _attribution(base, fitted),
         stored.coded_rows(base),
         stored.reference_sample(base),
+        search=stored.search_report(base),
         origin=signed.update.sentence,
         base=base,
     )

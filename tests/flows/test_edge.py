@@ -67,6 +67,22 @@ def import_update(model: str, update: Path, **given: Any) -> Any:
     return retrain(model, **{"update": str(update), "until": END, "requested_by": ADA} | given)
 
 
+def check_ledger(folder: Path) -> None:
+    """The ledger names who exported and who imported, and what the device measured, but not the key."""
+    (exported,), (imported,) = (ledger.entries("small", kind=kind) for kind in ("edge.exported", "edge.imported"))
+    record = from_json(EdgeUpdate, imported.body)
+    assert (exported.actor, imported.actor) == (ADA, ADA)
+    assert record.number == 1 and record.counts["adapted_rows"] == 900 and record.losses["before"].high < 0
+    (registered,) = [
+        each
+        for each in ledger.entries("small", kind="challenger.registered")
+        if each.decision_id == imported.decision_id
+    ]
+    assert from_json(ModelVersion, registered.body).version == "2"
+    key = (folder / "signing.key").read_text(encoding="ascii")
+    assert not [entry for entry in ledger.entries("small") if key in entry.body]
+
+
 def test_device_adapts_and_its_update_becomes_the_champion(model, tmp_path, capsys):
     folder = export(model, tmp_path / "device")
     for number, batch in enumerate(batches()):
@@ -83,28 +99,12 @@ def test_device_adapts_and_its_update_becomes_the_champion(model, tmp_path, caps
     version = registry.version("small", "2")
     assert version.trained == registry.version("small", "1").trained
     assert dict(version.tags)["origin"].startswith("update 1 of the device with key")
+    check_ledger(folder)
     assert promote(model, until=END).champion == "2"
     served = registry.version_files.load_scorer(registry.version("small", registry.CHAMPION))
     table = drifted().tail(200)
     with EdgeModel(folder) as device:
         assert device.predict(table.to_dict("list")).tolist() == served.predict(table).tolist()
-
-
-def test_ledger_names_the_export_and_the_import(model, tmp_path):
-    update = adapted(export(model, tmp_path / "device"))
-    import_update(model, update)
-    (exported,), (imported,) = (ledger.entries("small", kind=kind) for kind in ("edge.exported", "edge.imported"))
-    record = from_json(EdgeUpdate, imported.body)
-    assert (exported.actor, imported.actor) == (ADA, ADA)
-    assert record.number == 1 and record.counts["adapted_rows"] == 900 and record.losses["before"].high < 0
-    (registered,) = [
-        each
-        for each in ledger.entries("small", kind="challenger.registered")
-        if each.decision_id == imported.decision_id
-    ]
-    assert from_json(ModelVersion, registered.body).version == "2"
-    key = (tmp_path / "device" / "signing.key").read_text(encoding="ascii")
-    assert not [entry for entry in ledger.entries("small") if key in entry.body]
 
 
 def test_import_is_refused_twice_and_for_an_earlier_champion(model, tmp_path):

@@ -18,15 +18,18 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.training.edge import EdgeExport
 
 PROGRAM = "perennial_edge.py"
+UNDERSTOOD = {"format", "task", "classes", "features", "categories"}
+"""What the device's file reads of a description; a version whose description says more would be encoded differently there."""
 
 
 def check_exportable(place: str, files: Mapping[str, bytes]) -> None:
     """Raise ExportRefused if a version with these files cannot run on a device; `place` names it."""
-    if device.MODEL not in files or DESCRIPTION not in files or "raw" in json.loads(files[DESCRIPTION]):
+    own = set(json.loads(files[DESCRIPTION])) - UNDERSTOOD
+    if device.MODEL not in files or own or len(files) > 2:
         raise ExportRefused(
-            f"{place}: holds {', '.join(sorted(files))}, expected an XGBoost model that Perennial trained from the features of "
-            f"its file ({device.MODEL}); LightGBM, CatBoost, scikit-learn, adopted models (ONNX too) and features of your own "
-            "cannot be exported: train with the default estimator to export"
+            f"{place}: holds {', '.join(sorted((*files, *own)))}, expected only {device.MODEL} and {DESCRIPTION} with the "
+            "features of its file: an XGBoost model that Perennial trained; LightGBM, CatBoost, scikit-learn, adopted models "
+            "(ONNX too), features of your own and derived ones cannot be exported"
         )
     try:
         device.Leaves(files[device.MODEL])

@@ -26,8 +26,16 @@ def test_xgboost_model_can_be_exported(tmp_path):
 
 def test_other_estimators_are_refused_by_name(tmp_path):
     contents = contents_of(tmp_path, estimator="sklearn.linear_model:LogisticRegression", parameters={})
-    with pytest.raises(ExportRefused, match=r"holds model\.skops, scorer\.json, expected an XGBoost model"):
+    with pytest.raises(ExportRefused, match=r"holds model\.skops, scorer\.json, expected only model\.ubj"):
         check_exportable("churn version 1", contents)
+
+
+@pytest.mark.parametrize("part", ["derived", "raw", "something new"])
+def test_descriptions_that_the_device_does_not_understand_are_refused(part, tmp_path):
+    contents = contents_of(tmp_path)
+    description = json.loads(contents[files.DESCRIPTION]) | {part: {}}
+    with pytest.raises(ExportRefused, match=f"holds .*{part}.*, expected only"):
+        check_exportable("churn version 1", contents | {files.DESCRIPTION: json.dumps(description).encode()})
 
 
 @pytest.mark.parametrize(

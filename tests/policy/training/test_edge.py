@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import yaml
 
 from tasks.policy.records.base import CLOCKS_APART, Window, utc
 from tasks.policy.records.errors import ForeignUpdate, ReplayedUpdate, StaleUpdate
@@ -17,6 +18,7 @@ from tasks.policy.training.edge import (
     ImportFacts,
     find_fault,
 )
+from tests.support.ways_in import example
 
 NOW, KEY = utc("2026-06-05T12:00"), "a" * 16
 UPDATE = EdgeUpdate("churn", "3", "f" * 64, 2, NOW, {}, {}, EdgeLogHead(5, "b" * 64), None, KEY, "c" * 64)
@@ -92,3 +94,11 @@ def test_rows_are_new_after_the_latest_that_was_learned():
     assert replace(UPDATE, learned_until=utc("2026-04-01")).seen_until(CHAMPION) == utc("2026-05-01")
     late = replace(UPDATE, learned_until=utc("2026-06-01T10:00")).seen_until(CHAMPION)
     assert utc("2026-06-01T10:00") < late < utc("2026-06-01T10:01")
+
+
+def test_example_of_the_page_is_stricter_than_the_defaults():
+    rules = EdgePolicy.model_validate(yaml.safe_load(example("edge"))["training"]["edge"])
+    assert (rules.max_age_days, rules.max_change) == (7, 0.5)
+    late = replace(UPDATE, created_at=NOW - 8 * DAY)
+    assert find_fault(late, FACTS, EdgePolicy()) is None
+    assert "expected at most 7 (training.edge.max_age_days)" in str(find_fault(late, FACTS, rules))
