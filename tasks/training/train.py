@@ -4,6 +4,7 @@ Training is refused, with a reason, if the rows cannot support a sound model. Th
 profile, which monitoring compares with, and the manifest that reproduces the training.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
@@ -12,7 +13,18 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, foreign, lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import (
+    candidates,
+    checkpoints,
+    engines,
+    foreign,
+    lake,
+    models,
+    orchestration,
+    own_training,
+    profiling,
+    registry,
+)
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -25,7 +37,9 @@ from tasks.policy.records.text import without_secrets
 from tasks.policy.training.race import RaceReport, Strategy
 
 if TYPE_CHECKING:  # loads MLflow
-    from tasks.adapters.models.estimators import Fitted
+    from tasks.adapters.checkpoints.training import TrainingCheckpoints
+    from tasks.adapters.engines.row_batches import Engine
+    from tasks.adapters.models.estimators import FitPlan, Fitted
     from tasks.adapters.registry.registration import Refit, TrainedModel
 
 TAKE_IN_S = 1800.0
@@ -106,6 +120,7 @@ def train_challenger(
     if version is None:
         trained = _train(config, Rows(training, holdout, race), decision_id)
         version = registry.registration.register(config, trained, decision_id)
+    checkpoints.store.CheckpointStore(config.name, decision_id).delete_all()
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
@@ -171,8 +186,17 @@ class Rows:
 
 def _train(config: ModelConfig, given: Rows, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
-    began, training = (perf_counter(), process_time()), given.training
-    rows = lake.read_labelled(training)
+    began = perf_counter(), process_time()
+    in_memory = config.training.engine == "memory"
+    opened = engines.mapped_rows.map_labelled
+    with nullcontext(lake.read_labelled(given.training)) if in_memory else opened(given.training) as rows:
+        return _train_on(config, given, decision_id, rows, began)
+
+
+def _train_on(
+    config: ModelConfig, given: Rows, decision_id: str, rows: pa.Table, began: tuple[float, float]
+) -> "TrainedModel":
+    training = given.training
     _check_rows(config, training, rows)
     profile = _freeze_profile(config, training, rows)
     elsewhere, in_replay = None, orchestration.runs.run_mode() == RunMode.REPLAY
@@ -181,41 +205,67 @@ def _train(config: ModelConfig, given: Rows, decision_id: str) -> "TrainedModel"
     elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
-    fitted = elsewhere.fitted if elsewhere else _fit(config, given, rows)
+    plan = models.estimators.FitPlan(
+        checkpoints=None if in_replay else _checkpoints(config, training, decision_id), engine=_engine(config)
+    )
+    fitted = elsewhere.fitted if elsewhere else _fit(config, given, rows, plan)
     trained = _with_references(config, training, rows, fitted, profile)
-    trained = replace(trained, race=given.race, refit=None if elsewhere else _refit(config, fitted, rows, given))
+    trained = replace(
+        trained,
+        race=given.race,
+        refit=None if elsewhere else _refit(config, given, rows, replace(plan, validated=fitted)),
+    )
     peak_memory_mb = models.resources.peak_memory_mb()
     raced = (given.race.wall_s, given.race.cpu_s) if given.race else (0.0, 0.0)
     wall_s, cpu_s = perf_counter() - began[0] + raced[0], process_time() - began[1] + raced[1]
     used = Usage(len(rows), wall_s, cpu_s, peak_memory_mb)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
+    _log_training(config, fitted, used)
+    return replace(trained, usage=used)
+
+
+def _log_training(config: ModelConfig, fitted: "Fitted", used: Usage) -> None:
     reached = fitted.metrics.get(config.performance.metric)
     get_run_logger().info(
         "training: %d rows in %.1f CPU s and %s rounds; held-back %s %s",
-        len(rows),
+        used.rows,
         used.cpu_s,
         fitted.rounds if fitted.rounds is not None else "no",
         config.performance.metric,
         "not measured" if reached is None else f"{reached:.4g}",
     )
-    return replace(trained, usage=used)
 
 
-def _fit(config: ModelConfig, given: Rows, rows: pa.Table, validated: "Fitted | None" = None) -> "Fitted":
+def _checkpoints(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainingCheckpoints | None":
+    every_s = config.training.checkpoint_seconds
+    if every_s is None:
+        return None
+    store = checkpoints.store.CheckpointStore(config.name, decision_id)
+    return checkpoints.training.TrainingCheckpoints(store, training.content_hash, every_s)
+
+
+def _engine(config: ModelConfig) -> "Engine | None":
+    kind = config.training.engine
+    if kind == "memory":
+        return None
+    return engines.row_batches.Engine(config.name, kind, config.training.dask_scheduler)
+
+
+def _fit(config: ModelConfig, given: Rows, rows: pa.Table, plan: "FitPlan") -> "Fitted":
     """Train by the winner of the race, if there was one; its reasons become remarks, which validation shows."""
     base = candidates.bases.load_base(config, given.strategy, given.training.window.end)
-    fitted = candidates.strategies.fit(config, given.strategy, rows, base, validated)
+    fitted = candidates.strategies.fit(config, given.strategy, rows, base, plan)
     return replace(fitted, remarks=(*given.race.reasons[:1], *fitted.remarks)) if given.race else fitted
 
 
-def _refit(config: ModelConfig, validated: "Fitted", rows: pa.Table, given: Rows) -> "Refit | None":
+def _refit(config: ModelConfig, given: Rows, rows: pa.Table, plan: "FitPlan") -> "Refit | None":
     """Fit the model that serves to the training rows and the holdout; None if the validated one serves."""
-    holdout = given.holdout
+    holdout, validated = given.holdout, plan.validated
     newest = lake.read_labelled(holdout) if holdout and config.training.is_refitted else None
-    if holdout is None or newest is None or not len(newest):
+    if holdout is None or newest is None or validated is None or not len(newest):
         return None
-    fitted = _fit(config, given, pa.concat_tables([rows, newest]), validated)
+    fitted = _fit(config, given, pa.concat_tables([rows, newest]), plan)
     get_run_logger().info(
         "training: fitted again with the %d rows of the holdout, %s", len(newest), holdout.window.name
     )

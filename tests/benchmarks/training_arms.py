@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.candidates import race, strategies
-from tasks.adapters.models.estimators import Fitted
+from tasks.adapters.models.estimators import Fitted, FitPlan
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.own_training import trainer
 from tasks.policy.records.base import Window, utc
@@ -126,7 +126,7 @@ def replay(stream: Stream) -> dict[str, Arm]:
         older, all_rows = state.between(0, moment - HOLDOUT_WINDOWS), state.between(0, moment)
         usual, spent = timed(lambda older=older: trainer.fit(state.config, older))
         state.serve("fixed", usual.scorer, served, spent)
-        refitted, more = timed(lambda usual=usual, rows=all_rows: trainer.fit(state.config, rows, usual))
+        refitted, more = timed(lambda usual=usual, rows=all_rows: trainer.fit(state.config, rows, FitPlan(usual)))
         state.serve("refit", refitted.scorer, served, spent + more)
         _race(state, moment, served)
     return state.arms
@@ -178,7 +178,7 @@ def _fit(
     if strategy.kind == "earlier_champion":
         scorer = state.champions[-2][1]
         return Fitted(scorer, {}, {}, {}, None, 0, 0, 0)
-    return strategies.fit(state.config, strategy, state.between(*span), base, validated)
+    return strategies.fit(state.config, strategy, state.between(*span), base, FitPlan(validated))
 
 
 def windows_between(first: int, last: int) -> Window:

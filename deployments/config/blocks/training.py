@@ -5,7 +5,7 @@ or a Prefect deployment.
 """
 
 import json
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -15,6 +15,8 @@ from tasks.policy.training.race import RacePolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
 """Parameters that a Prefect deployment of the user's own is always given."""
+XGBOOST = ("xgboost:XGBClassifier", "xgboost:XGBRegressor")
+"""XGBoost's estimators that can train in external memory, on a Dask cluster and on a GPU; None is one of them."""
 INPUT, OUTPUT = "PERENNIAL_INPUT", "PERENNIAL_OUTPUT"
 """Environment variables of a training command: the folder with its rows, and the place for its model."""
 
@@ -73,6 +75,22 @@ class Training(Settings):
     writes its model to `output`."""
     timeout_hours: float = Field(6.0, gt=0, le=24 * 7, examples=[2.0], exclude_if=lambda hours: bool(hours == 6.0))
     """A training that takes longer is stopped, and refused."""
+    checkpoint_seconds: float | None = Field(
+        30.0, ge=0, examples=[120.0], exclude_if=lambda seconds: bool(seconds == 30.0)
+    )
+    """Store the rounds so far this often, beside the model's tables: a retrain that is killed continues from there and ends in
+    the same model. Only XGBoost continues. `null` turns it off."""
+    engine: Literal["memory", "external", "dask"] = Field(
+        "memory", examples=["external"], exclude_if=lambda engine: bool(engine == "memory")
+    )
+    """Where XGBoost trains: in memory; in external memory, for rows larger than memory, at about three times the CPU time; or on
+    a Dask cluster."""
+    dask_scheduler: str | None = Field(
+        None, min_length=1, examples=["tcp://10.0.0.5:8786"], exclude_if=lambda address: address is None
+    )
+    """Address of the scheduler of an existing Dask cluster, or the name of an environment variable that holds it."""
+    device: Literal["cpu", "cuda"] = Field("cpu", examples=["cuda"], exclude_if=lambda device: bool(device == "cpu"))
+    """Device that XGBoost trains on; where there is no such device, training is refused."""
     window_days: float | None = Field(None, gt=0, examples=[180.0])
     """Train on this many trailing days. Default: all history."""
     validation_share: float = Field(0.15, gt=0, lt=0.5, examples=[0.2])
@@ -114,6 +132,26 @@ class Training(Settings):
         taken = [name for name in HANDED_OVER if name in self.flow_parameters]
         if taken:
             raise ValueError(f"flow_parameters has {taken[0]}, which every flow is given, expected another name")
+        return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if (self.engine == "dask") != (self.dask_scheduler is not None):
+            raise ValueError(
+                f"engine is {self.engine} and dask_scheduler {self.dask_scheduler or 'not given'}, expected both engine: dask "
+                "and the address of its scheduler, or neither"
+            )
+        is_xgboost = not (self.function or self.is_foreign) and self.estimator in (None, *XGBOOST)
+        if self.engine != "memory" and (self.pipeline or not is_xgboost):
+            raise ValueError(
+                f"engine is {self.engine} with {self.trainer}, expected it with XGBoost alone, which can read rows in batches; "
+                "set engine: memory"
+            )
+        if self.device != "cpu" and not is_xgboost:
+            raise ValueError(
+                f"device is {self.device} with {self.trainer}, expected it with XGBoost; see whether the estimator has "
+                "a parameter for it"
+            )
         return self
 
     @property

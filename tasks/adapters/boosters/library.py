@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.adapters.checkpoints.training import Phase
+from tasks.adapters.engines.row_batches import Matrix, Target
 from tasks.policy.records.errors import EstimatorError
 
-Matrix = NDArray[np.float32]
-Target = NDArray[np.float64] | NDArray[np.int64]
 Floats = NDArray[np.float64]
 EXTRAS = ("lightgbm", "catboost")
 """Packages that come with an extra of Perennial of the same name."""
@@ -43,14 +43,19 @@ class Setup:
     quantile: float
     seed: int
     threads: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """How a fit runs: `patience` are the rounds that early stopping waits, `weights` those of the rows fitted to, (n,)."""
+    """How a fit runs: `patience` are the rounds that early stopping waits, `weights` those of the rows fitted to, (n,).
+
+    `phase` holds the checkpoints of this fit.
+    """
 
     patience: int = 1
     weights: Floats | None = None
+    phase: Phase | None = None
 
 
 class BoostingLibrary(ABC):
@@ -88,7 +93,10 @@ class BoostingLibrary(ABC):
     def stop_early(
         self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
-        """Fit until the held-back rows improve no more, and return the best number of rounds."""
+        """Fit until the held-back rows improve no more, and return the best number of rounds.
+
+        XGBoost continues from the checkpoint of the options' phase and writes others; so in `fit`.
+        """
 
     def fit(self, estimator: Any, fitted: tuple[Matrix, Target], options: FitOptions) -> Any:
         """Fit the estimator to all rows and return it."""

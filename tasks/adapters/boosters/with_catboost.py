@@ -18,11 +18,10 @@ from tasks.adapters.boosters.library import (
     EncodedInputs,
     FitOptions,
     Floats,
-    Matrix,
     Setup,
-    Target,
     import_extra,
 )
+from tasks.adapters.engines.row_batches import Matrix, Target
 
 MISSING = -1
 SYNONYMS = {

@@ -14,11 +14,10 @@ from tasks.adapters.boosters.library import (
     EncodedInputs,
     FitOptions,
     Floats,
-    Matrix,
     Setup,
-    Target,
     import_extra,
 )
+from tasks.adapters.engines.row_batches import Matrix, Target
 from tasks.policy.records.errors import ModelFileError
 
 WITHOUT_EARLY_STOPPING = ("dart", "rf", "random_forest")

@@ -8,7 +8,9 @@ import numpy as np
 from xgboost import DMatrix, XGBClassifier, XGBModel, XGBRegressor, XGBRFClassifier, XGBRFRegressor
 from xgboost.core import XGBoostError
 
-from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, FitOptions, Floats, Matrix, Setup, Target
+from tasks.adapters.boosters import xgboost_batches, xgboost_rounds
+from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, FitOptions, Floats, Setup
+from tasks.adapters.engines.row_batches import Matrix, RowBatches, Target
 
 
 class XGBoostLibrary(BoostingLibrary):
@@ -38,9 +40,24 @@ class XGBoostLibrary(BoostingLibrary):
     def stop_early(
         self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
+        if isinstance(fitted[0], RowBatches):
+            xgboost_batches.fit(estimator, fitted[0], options.phase, held_back[0], options.patience)
+            return int(estimator.best_iteration) + 1
+        if xgboost_rounds.can_continue(estimator, options):
+            xgboost_rounds.fit(estimator, fitted, options, held_back)
+            return int(estimator.best_iteration) + 1
         estimator.set_params(early_stopping_rounds=options.patience)
         estimator.fit(*fitted, sample_weight=options.weights, eval_set=[held_back], verbose=False)
         return int(estimator.best_iteration) + 1
+
+    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], options: FitOptions) -> Any:
+        if isinstance(fitted[0], RowBatches):
+            xgboost_batches.fit(estimator, fitted[0], options.phase, None)
+            return estimator
+        if xgboost_rounds.can_continue(estimator, options):
+            xgboost_rounds.fit(estimator, fitted, options)
+            return estimator
+        return super().fit(estimator, fitted, options)
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         booster = estimator.get_booster()
@@ -83,6 +100,8 @@ def _settings(setup: Setup) -> dict[str, Any]:
         "feature_types": _types(setup.inputs),
         "eval_metric": watched,
     }
+    if setup.device != "cpu":
+        settings["device"] = setup.device
     if setup.metric == "pinball":
         settings |= {"objective": "reg:quantileerror", "quantile_alpha": setup.quantile}
     return settings

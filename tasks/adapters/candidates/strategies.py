@@ -4,6 +4,7 @@ A strategy changes only what is learned from; the estimator, its parameters and 
 file.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters.candidates import incremental
 from tasks.adapters.models import eligibility
-from tasks.adapters.models.estimators import Fitted, in_order
+from tasks.adapters.models.estimators import PLAIN, FitPlan, Fitted, in_order
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.own_training import trainer
 from tasks.policy.records.errors import EstimatorError, TrainingRefused
@@ -34,7 +35,7 @@ def entrants(
     policy = config.training.race or RacePolicy()
     found = [Strategy()]
     for kind in policy.strategies:
-        if kind == "recency_weighted" and not config.training.function:
+        if kind == "recency_weighted" and not config.training.function and config.training.engine == "memory":
             found += [Strategy(kind, amount) for amount in policy.half_life_windows]
         elif kind == "trailing":
             found += [Strategy(kind, amount) for amount in policy.trailing_windows]
@@ -48,23 +49,24 @@ def entrants(
 
 
 def fit(
-    config: ModelConfig, strategy: Strategy, rows: pa.Table, base: Scorer | None = None, validated: Fitted | None = None
+    config: ModelConfig, strategy: Strategy, rows: pa.Table, base: Scorer | None = None, plan: FitPlan = PLAIN
 ) -> Fitted:
-    """Train by the strategy on labelled rows; with a `validated` model, on more rows with as many rounds.
+    """Train by the strategy on labelled rows; with a validated model in the plan, on more rows with as many rounds.
 
     `base` is the model that is continued or refreshed. Raises EstimatorError, FeatureError, and TrainingRefused for too few
     rows.
     """
     rows = in_order(rows, config.columns.time, config.columns.key)
     if strategy.kind == "usual":
-        return trainer.fit(config, rows, validated)
+        return trainer.fit(config, rows, plan)
     chosen = _chosen(config, strategy, rows)
     if strategy.kind in ("continue_champion", "refresh_leaves"):
         if base is None:
             raise EstimatorError(f"{config.name}: version {strategy.version} has no model here that could be continued")
-        return incremental.fit(config, strategy, base, chosen, validated)
-    weights = row_weights(config, strategy, chosen) if strategy.kind == "recency_weighted" else None
-    return trainer.fit(config, chosen, validated, weights)
+        return incremental.fit(config, strategy, base, chosen, plan.validated)
+    if strategy.kind == "recency_weighted":
+        plan = replace(plan, weights=row_weights(config, strategy, chosen))
+    return trainer.fit(config, chosen, plan)
 
 
 def row_weights(config: ModelConfig, strategy: Strategy, rows: pa.Table) -> Floats:

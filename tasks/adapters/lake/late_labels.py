@@ -177,6 +177,16 @@ def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> p
 
     `columns` selects some of these, in the given order. Raises LakeError if rows or labels differ from the snapshot.
     """
+    joined = join_labels(snapshot, columns)
+    known = joined.filter(pc.is_valid(joined.column(-1)))
+    return known if columns is None else known.select(list(columns))
+
+
+def join_labels(snapshot: Snapshot, columns: Sequence[str] | None) -> pa.Table:
+    """Return every row of the snapshot, with these columns after id and time, and last the label or null.
+
+    Raises LakeError if rows or labels differ from the snapshot.
+    """
     rows = LandedTable.open(snapshot.uri, snapshot.version)
     labels = LandedTable.open(snapshot.labels_uri, snapshot.labels_version) if snapshot.labels_uri else None
     if snapshot.as_of is None or rows is None or (snapshot.labels_uri and labels is None):
@@ -190,8 +200,7 @@ def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> p
             f"{snapshot.uri}: labelled rows of {snapshot.window.name} have content hash {content_hash[:16]}, expected "
             f"{snapshot.content_hash[:16]}; the tables were replaced after this snapshot was taken; restore them"
         )
-    known = joined.filter(pc.is_valid(joined.column(-1)))
-    return known if columns is None else known.select(list(columns))
+    return joined
 
 
 def _joined(
@@ -199,13 +208,18 @@ def _joined(
 ) -> tuple[pa.Table, str]:
     """Return all rows, ordered, with the label or null in the last column, and the content hash of the snapshot."""
     assert snapshot.as_of is not None  # noqa: S101, both callers set or check it
-    near = (file for file in rows.files() if overlap(parse_window(file.window), snapshot.window))
-    used = [file for file in near if file.window not in snapshot.excluding]
+    used = files_of(snapshot, rows)
     table, label_name = read_span(rows, used, snapshot.window, columns)
     label = _label_of_each(table, _windows(rows), labels, snapshot.as_of)
     label_hash = column_hashes(pa.table({label_name: label}))[label_name]
     joined = table.append_column(label_name, label)
     return joined, digest(snapshot.window.name, label_hash, *(file.content_hash for file in used), length=64)
+
+
+def files_of(snapshot: Snapshot, rows: LandedTable) -> list[LandedFile]:
+    """Return the landed files that hold the snapshot's rows."""
+    near = (file for file in rows.files() if overlap(parse_window(file.window), snapshot.window))
+    return [file for file in near if file.window not in snapshot.excluding]
 
 
 def _label_of_each(

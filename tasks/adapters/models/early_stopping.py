@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import FitOptions
+from tasks.adapters.checkpoints.training import TrainingCheckpoints
+from tasks.adapters.engines.row_batches import RowBatches
 from tasks.adapters.models.encoding import Codes, Encoding
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
@@ -43,6 +45,7 @@ class TrainingData:
 
     `labels` are the target for metrics, with the columns that metrics of the user's own read. `matrix` holds all rows
     encoded; with an `encoder` it is None, and the rows are encoded anew for each fit. `weights` are those of the rows, (n,).
+    Fits continue from `checkpoints`, if given.
     """
 
     rows: pa.Table
@@ -52,10 +55,12 @@ class TrainingData:
     classes: int
     encoder: SplitEncoder | None = None
     weights: Floats | None = None
+    checkpoints: TrainingCheckpoints | None = None
 
-    def options(self, fitted: NDArray[np.bool_] | slice, patience: int = 1) -> FitOptions:
-        """Return how to fit to these rows."""
-        return FitOptions(patience, None if self.weights is None else self.weights[fitted])
+    def options(self, fitted: NDArray[np.bool_] | slice, phase: str, patience: int = 1) -> FitOptions:
+        """Return how to fit to these rows, in the phase of this name."""
+        weights = None if self.weights is None else self.weights[fitted]
+        return FitOptions(patience, weights, self.checkpoints.phase(phase) if self.checkpoints else None)
 
     def since(self, first: int) -> Any:
         """Return the encoded rows from `first`."""
@@ -172,12 +177,14 @@ def _stop(
     X, X_val = data.split(fitted, held_back)
     y, y_val = data.target[fitted], data.target[held_back]
     if library := library_of(estimator):
-        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), data.options(fitted, patience))
+        options = data.options(fitted, f"early-stopping-{first}-{len(y_val)}", patience)
+        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), options)
     else:
         estimator.set_params(early_stopping=True, n_iter_no_change=patience)
-        estimator.fit(X, y, X_val=X_val, y_val=y_val, sample_weight=data.options(fitted).weights)
+        estimator.fit(X, y, X_val=X_val, y_val=y_val, sample_weight=data.options(fitted, "early-stopping").weights)
         rounds = int(estimator.n_iter_)
-    if config.task == "regression":
-        return Stopped(rounds, held_back, np.asarray(estimator.predict(X_val), float), first)
-    y_pred = np.asarray(estimator.predict_proba(X_val), float)
+    predict = estimator.predict if config.task == "regression" else estimator.predict_proba
+    y_pred = np.asarray(X_val.predict(predict) if isinstance(X_val, RowBatches) else predict(X_val), float)
+    if y_pred.ndim == 1:
+        return Stopped(rounds, held_back, y_pred, first)
     return Stopped(rounds, held_back, y_pred[:, 1] if y_pred.shape[1] == 2 else y_pred, first)

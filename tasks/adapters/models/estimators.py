@@ -25,6 +25,9 @@ from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import FitOptions, Setup, missing
+from tasks.adapters.checkpoints.training import TrainingCheckpoints
+from tasks.adapters.engines import dask_cluster, device
+from tasks.adapters.engines.row_batches import Engine, RowBatches
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import SplitEncoder, Stopped, TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
@@ -72,18 +75,33 @@ class Fitted:
     """Rounds that early stopping chose; None without it."""
 
 
+@dataclass(frozen=True)
+class FitPlan:
+    """How to fit beside the model's file.
+
+    With a `validated` model, which was fitted to the first of the rows, its number of rounds and its first row are used, and no
+    rows are held back. `weights` are those of the rows, which are then given oldest first, (n,). XGBoost continues from
+    `checkpoints` and writes others; with an `engine` it holds no encoded matrix of all rows.
+    """
+
+    validated: Fitted | None = None
+    weights: Floats | None = None
+    checkpoints: TrainingCheckpoints | None = None
+    engine: Engine | None = None
+
+
+PLAIN = FitPlan()
+
+
 def fit(
     config: ModelConfig,
     rows: pa.Table,
     own: SplitEncoder | None = None,
-    validated: Fitted | None = None,
-    weights: Floats | None = None,
+    plan: FitPlan = PLAIN,
 ) -> Fitted:
     """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError.
 
-    `own` encodes the rows by features of the user's own. With a `validated` model, which was fitted to the first of these
-    rows, its number of rounds and its first row are used, and no rows are held back. `weights` are those of the rows, which
-    are then given oldest first, (n,).
+    `own` encodes the rows by features of the user's own.
     """
     rows = in_order(rows, config.columns.time, config.columns.key)
     given = rows.column(config.columns.label)
@@ -93,20 +111,27 @@ def fit(
     encoder = own or FeatureEncoder(config.columns.features).fit(rows)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    data = TrainingData(rows, None if own else encoder.transform(rows), target, labels, len(classes), own, weights)
+    if plan.engine:
+        matrix: Any = RowBatches(rows, target, np.ones(len(target), bool), encoder.transform, plan.engine)
+    else:
+        matrix = None if own else encoder.transform(rows)
+    data = TrainingData(rows, matrix, target, labels, len(classes), own, plan.weights, plan.checkpoints)
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
 
     # scikit-learn's OpenMP code ignores n_jobs; the limit is never reset, which would lift it for other threads' fits
     threadpool_limits(threads())
+    device.require(config.training.device, config.name)
     library = library_of(kind)
     failures = (*FAILURES, *(library.failures if library else ()))
     with as_estimator_error(f"{config.name}: training by {kind.__name__}", failures):
-        stopped = _like(validated, len(codes)) if validated else choose_rounds(config, unfitted, data)
-        last = slice(stopped.first, None)
+        stopped = _like(plan.validated, len(codes)) if plan.validated else choose_rounds(config, unfitted, data)
+        last, phase = slice(stopped.first, None), "refit" if plan.validated else "final-fit"
         estimator = fit_weighted(
-            with_rounds(unfitted(), stopped.rounds), (data.since(stopped.first), target[last]), data.options(last)
+            with_rounds(unfitted(), stopped.rounds),
+            (data.since(stopped.first), target[last]),
+            data.options(last, phase),
         )
     if library:
         estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
@@ -193,7 +218,16 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
     given = {name: by_position(config, encoding, name, value) for name, value in given.items()}
     if library:
         metric, seed = config.performance, config.training.seed
-        setup = Setup(encoding.inputs, config.task, classes, metric.metric, metric.quantile, seed, threads())
+        setup = Setup(
+            encoding.inputs,
+            config.task,
+            classes,
+            metric.metric,
+            metric.quantile,
+            seed,
+            threads(),
+            config.training.device,
+        )
         return library.build(kind, setup, given)
     ours = {"random_state": config.training.seed, "n_jobs": threads()}
     estimator = kind(**{name: value for name, value in ours.items() if name in accepted} | given)
@@ -205,6 +239,10 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
 def try_out(config: ModelConfig) -> None:
     """Fit the YAML's estimator on synthetic rows. Raises EstimatorError if it rejects a parameter's value."""
     kind, random = estimator_class(config), np.random.default_rng(0)
+    device.require(config.training.device, config.name)
+    if config.training.engine == "dask":
+        with dask_cluster.connected(Engine(config.name, "dask", config.training.dask_scheduler)):
+            pass
     classes = {"binary": 2, "multiclass": 3}.get(config.task, 0)
     codes = np.arange(60) % classes if classes else random.normal(size=60)
     own = RawEncoding if config.training.pipeline else Encoding

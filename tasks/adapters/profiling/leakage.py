@@ -40,7 +40,8 @@ def find_leaks(table: pa.Table, config: ModelConfig) -> tuple[str, ...]:
     by_name, label_name = leaks_by_name(config), config.columns.label
     if label_name not in table.column_names:
         return by_name
-    labelled = table.filter(pc.is_valid(table.column(label_name)))
+    label_column = table.column(label_name)
+    labelled = table.filter(pc.is_valid(label_column)) if label_column.null_count else table  # a copy of all rows
     if labelled.num_rows < MIN_ROWS:
         return by_name
     label = labelled.column(label_name).combine_chunks()

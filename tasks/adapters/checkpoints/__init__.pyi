@@ -1,0 +1,5 @@
+from . import (
+    notice as notice,
+    store as store,
+    training as training,
+)

@@ -1,0 +1,62 @@
+"""XGBoost's external memory: the binned rows lie in files, and each round reads them again.
+
+Categories are learned before, from the columns alone. Memory holds one batch, the targets and XGBoost's gradients.
+Reference: https://xgboost.readthedocs.io/en/stable/tutorials/external_memory.html
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from xgboost import DataIter, ExtMemQuantileDMatrix
+
+from tasks.adapters.engines.row_batches import Matrix, RowBatches, Target
+from tasks.adapters.storage.workspace import workspace
+
+
+class _Batches(DataIter):
+    """Hand the batches to XGBoost, as often as it asks for them."""
+
+    def __init__(self, rows: RowBatches, feature_types: list[str] | None, cache_prefix: str) -> None:
+        super().__init__(cache_prefix=cache_prefix)
+        self._rows, self._types = rows, feature_types
+        self._left: Iterator[tuple[Matrix, Target]] = iter(())
+        self._ended: BaseException | None = None
+
+    def reset(self) -> None:
+        self._left = iter(self._rows)
+
+    def next(self, input_data: Callable[..., Any]) -> bool:
+        try:
+            matrix, target = next(self._left, (None, None))
+        except BaseException as ended:
+            # SIGTERM or Ctrl-C: XGBoost carries only exceptions of type Exception out of its callback, and would
+            # otherwise take the rows so far for all rows
+            self._ended = ended
+            raise RuntimeError("interrupted") from ended
+        if matrix is None:
+            return False
+        input_data(data=matrix, label=target, feature_types=self._types)
+        return True
+
+    def reraise(self) -> None:
+        if self._ended is not None and not isinstance(self._ended, Exception):
+            raise self._ended
+        super().reraise()
+
+
+@contextmanager
+def matrices(
+    fitted: RowBatches, held_back: RowBatches | None, parameters: dict[str, Any], feature_types: list[str] | None
+) -> Iterator[tuple[ExtMemQuantileDMatrix, ExtMemQuantileDMatrix | None]]:
+    """Yield the rows as XGBoost reads them; their files are deleted afterwards."""
+    settings = {"nthread": parameters.get("nthread") or parameters.get("n_jobs"), "max_bin": parameters.get("max_bin")}
+    with tempfile.TemporaryDirectory(prefix="external-", dir=workspace().home) as folder:
+        training = ExtMemQuantileDMatrix(
+            _Batches(fitted, feature_types, f"{folder}/fitted"), enable_categorical=True, **settings
+        )
+        beside = held_back and ExtMemQuantileDMatrix(
+            _Batches(held_back, feature_types, f"{folder}/held-back"), ref=training, enable_categorical=True, **settings
+        )
+        yield training, beside or None
