@@ -11,7 +11,7 @@ class SlowClassifier(LogisticRegression):
     """Waits before each answer, as a model that asks another service does."""
 
     def predict_proba(self, X: Any) -> Any:
-        time.sleep(0.03)
+        time.sleep(0.02)
         return super().predict_proba(X)
 
 

@@ -18,7 +18,7 @@ from tasks.adapters.model_gates.faults import BothScorers, faulty_predictions
 from tasks.adapters.model_gates.packaged import service_measures
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison.differences import DRAWS
-from tasks.policy.model_gates import calibration, churn, fragility
+from tasks.policy.model_gates import calibration, churn, fragility, service
 from tasks.policy.model_gates.dependence import time_blocks
 from tasks.policy.records.errors import ModelFileError
 from tasks.policy.records.evidence import GateEvidence, GateMeasure, GateName, ModelVersion, ReliabilityCurve
@@ -26,7 +26,6 @@ from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.resampling import Resampling
 
-NO_CHAMPION = "there is no champion to compare with"
 WITH_CHAMPION: tuple[GateName, ...] = ("churn", "fairness", "robustness")
 
 
@@ -73,7 +72,7 @@ def _first_model_measures(config: ModelConfig, scored: ScoredRows) -> tuple[Gate
     own = GateMeasure("calibration", skipped=calibration.NOT_A_PROBABILITY)
     if config.task != "regression":
         own = calibration.own_calibration(scored.y_true, scored.predictions[0])
-    return (own, *(GateMeasure(name, skipped=NO_CHAMPION) for name in WITH_CHAMPION))
+    return (own, *(GateMeasure(name, skipped=service.NO_CHAMPION) for name in WITH_CHAMPION))
 
 
 def _compared_measures(

@@ -16,6 +16,8 @@ MEMORY_ALLOWANCE_MB = 50.0
 """Megabytes above the champion's that always pass: allocators round more than a small model takes."""
 SAME_ANSWER = 1e-5
 """Relative difference up to which two answers are the same; float32 sums differ by less between processors."""
+NO_CHAMPION = "there is no champion to compare with"
+"""Without the time and memory, which differ between runs: a repeated adoption gives the same reasons."""
 SERVICE: tuple[GateName, ...] = ("loading", "answers", "malformed input", "latency", "memory")
 
 
@@ -100,7 +102,7 @@ def _latency(challenger: ServiceTrial, champion: ServiceTrial | None) -> GateMea
         return GateMeasure("latency", subject, fault="no answer was timed")
     new = challenger.p95_ms
     if champion is None:
-        return GateMeasure("latency", subject, challenger=new, skipped=_alone(f"{new:.3g} ms"))
+        return GateMeasure("latency", subject, challenger=new, skipped=NO_CHAMPION)
     old = champion.p95_ms
     return GateMeasure("latency", subject, old, new, new / old, rows=sum(map(len, challenger.seconds)))
 
@@ -111,7 +113,7 @@ def _memory(challenger: ServiceTrial, champion: ServiceTrial | None) -> GateMeas
         return excused
     new = challenger.memory_mb
     if champion is None:
-        return GateMeasure("memory", subject, challenger=new, skipped=_alone(f"{new:.3g} MB"))
+        return GateMeasure("memory", subject, challenger=new, skipped=NO_CHAMPION)
     old = max(1.0, champion.memory_mb)
     return GateMeasure("memory", subject, old, new, new / old)
 
@@ -124,7 +126,3 @@ def _excused(
         return GateMeasure(gate, subject, fault=f"champion {champion.version} could not be measured ({champion.fault})")
     apart = next((one.apart for one in (challenger, champion) if one is not None and one.apart), None)
     return GateMeasure(gate, subject, skipped=apart) if apart else None
-
-
-def _alone(measured: str) -> str:
-    return f"{measured}; there is no champion to compare with"
