@@ -42,6 +42,7 @@ class _Batches(DataIter):
 
     def reraise(self) -> None:
         if self._ended is not None and not isinstance(self._ended, Exception):
+            self._exception = None  # XGBoost checks that it was raised
             raise self._ended
         super().reraise()
 
