@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile 
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway
+.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway bench-training-overhead
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ bench-ledger: $(READY) ## measure the time to read a ledger of 10,000 and of 100
 
 bench-gateway: $(READY) ## compare the gateway with FastAPI, MLflow and a bare echo, around the same model
 	@$(BIN)/python -m tests.benchmarks.bench_gateway
+
+bench-training-overhead: $(READY) ## compare training with XGBoost alone on 1M rows: CPU time and memory (20 minutes)
+	@$(BIN)/python -m tests.benchmarks.bench_training_overhead
 
 chaos: $(READY) ## kill every process at every boundary, break its services, and check that the loop completes
 	@$(BIN)/python -m tests.chaos
