@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile 
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway bench-training-overhead
+.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger bench-training bench-training-overhead chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-rollout: $(READY) ## measure the level, power and exposure of rollout rule
 
 bench-ledger: $(READY) ## measure the time to read a ledger of 10,000 and of 100,000 entries
 	@$(BIN)/python -m tests.benchmarks.bench_ledger
+
+bench-training: $(READY) ## compare ways to train on drifting streams: fixed, refitted, raced
+	@$(BIN)/python -m tests.benchmarks.bench_training
 
 bench-gateway: $(READY) ## compare the gateway with FastAPI, MLflow and a bare echo, around the same model
 	@$(BIN)/python -m tests.benchmarks.bench_gateway

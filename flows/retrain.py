@@ -28,13 +28,15 @@ from tasks.monitoring.decision import check_budget
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.governance.access import Override
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.evidence import ValidationReport
+from tasks.policy.records.evidence import ModelVersion, ValidationReport
+from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import Preview
 from tasks.record.history import find_champion, find_earlier, load_validation, next_cost_usd, spent_usd
 from tasks.record.preview import preview_retraining, preview_trial
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
 from tasks.rollout.access import admit, check_decision, check_trigger, use_override
 from tasks.rollout.lease import with_lease
+from tasks.training.race import race_strategies
 from tasks.training.readiness import require_training
 from tasks.training.shared_budget import claim_shared_budget
 from tasks.training.slots import with_training_slot
@@ -87,12 +89,27 @@ def retrain(
     if refusal and not use_override(config, request, "the budget"):
         return refuse_retraining(config, request, decision_id, refusal)
     land_labels(config, as_of)
-    training, holdout = split_labelled_rows(config, as_of)
-    train = train_challenger.with_options(timeout_seconds=longest_training_s(config))
-    challenger = find_earlier(config, earlier, decision_id) if earlier else train(config, training, decision_id)
-    validation = validate_challenger(config, challenger, champion, holdout)
+    split = split_labelled_rows(config, as_of)
+    challenger = _find_or_train(config, request, split, decision_id, earlier)
+    validation = validate_challenger(config, challenger, champion, split[1])
     publish_validation(config, request, challenger, validation)
     return validation
+
+
+def _find_or_train(
+    config: ModelConfig,
+    request: RunRequest,
+    split: tuple[Snapshot, Snapshot],
+    decision_id: str,
+    earlier: str | None,
+) -> ModelVersion:
+    """Return the earlier champion that is asked for or wins the race; else train by the race's winner."""
+    race = None if earlier else race_strategies(config, split[0], decision_id, request.as_of)
+    again = earlier or (race.earlier_version if race else None)
+    if again:
+        return find_earlier(config, again, decision_id)
+    train = train_challenger.with_options(timeout_seconds=longest_training_s(config))
+    return train(config, split[0], decision_id, split[1], race)
 
 
 def _preview(config: ModelConfig, request: RunRequest, decision_id: str, earlier: str | None) -> Preview:

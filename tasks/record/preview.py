@@ -7,12 +7,13 @@ result. Missing rights are shown as a sentence and are not recorded as a refusal
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, ledger, own_training, registry, reports, sources
+from tasks.adapters import candidates, evaluation, ledger, own_training, registry, reports, sources
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.economics.placement import decide_placement
 from tasks.policy.governance.access import why_not_override, why_not_trigger
 from tasks.policy.governance.requests import RunRequest
+from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import EstimatorError, SourceError
 from tasks.policy.records.evidence import ModelVersion, Past, ValidationReport
 from tasks.policy.records.reports import Snapshot
@@ -33,6 +34,7 @@ from tasks.policy.reporting.preview import (
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.state import rollout_of
 from tasks.policy.rollout.validation import why_not_promote
+from tasks.policy.training.race import RACED, RaceReport, describe_race
 
 
 @stage
@@ -57,7 +59,8 @@ def preview_retraining(
     access = _access_refusals(config, request, budget.refusal)
     refusals = collect_refusals((_done(recorded), *access, few, _unusable(config)))
     place = decide_placement(config.placement, rows, config.columns.personal)
-    reasons = (learns, describe_cost(config.budget, budget.spent_usd, budget.cost_usd), describe_place(place))
+    cost = describe_cost(config.budget, budget.spent_usd, budget.cost_usd)
+    reasons = (learns, *_describe_ways(config), cost, describe_place(place))
     return _shown(Preview(config.name, "retraining", refusals, reasons))
 
 
@@ -118,6 +121,20 @@ def preview_rollback(config: ModelConfig, request: RunRequest, plan: RollbackPla
     """Preview a rollback: the version that it would restore, and why it would be refused."""
     refusals = collect_refusals((*_access_refusals(config, request), plan.refusal))
     return _shown(Preview(config.name, "rollback", refusals, (describe_rollback(plan),)))
+
+
+def _describe_ways(config: ModelConfig) -> tuple[str, ...]:
+    """Describe what a training would try, and that the validated model would be fitted again with the holdout."""
+    found = []
+    if config.training.race:
+        entries = ledger.entries(config.name)
+        versions = tuple(one.version for one in candidates.bases.champions(config, entries))
+        entrants = candidates.strategies.entrants(config, candidates.bases.changed_at(entries), versions)
+        raced = [from_json(RaceReport, entry.body) for entry in entries if entry.kind == RACED]
+        found.append(describe_race(config.training.race, entrants, raced[-1] if raced else None))
+    if config.training.is_refitted:
+        found.append("refit: the model that passes would be fitted again with the holdout's rows before it serves")
+    return tuple(found)
 
 
 def _done(recorded: ValidationReport | None) -> str | None:

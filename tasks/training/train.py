@@ -5,7 +5,7 @@ profile, which monitoring compares with, and the manifest that reproduces the tr
 """
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,18 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import checkpoints, engines, foreign, lake, models, orchestration, own_training, profiling, registry
+from tasks.adapters import (
+    candidates,
+    checkpoints,
+    engines,
+    foreign,
+    lake,
+    models,
+    orchestration,
+    own_training,
+    profiling,
+    registry,
+)
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
@@ -23,12 +34,13 @@ from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import without_secrets
+from tasks.policy.training.race import RaceReport, Strategy
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.checkpoints.training import TrainingCheckpoints
     from tasks.adapters.engines.row_batches import Engine
-    from tasks.adapters.models.estimators import Fitted
-    from tasks.adapters.registry.registration import TrainedModel
+    from tasks.adapters.models.estimators import FitPlan, Fitted
+    from tasks.adapters.registry.registration import Refit, TrainedModel
 
 TAKE_IN_S = 1800.0
 """Seconds to freeze the reference, take in a model that was trained elsewhere, and register the version."""
@@ -91,14 +103,23 @@ def longest_training_s(config: ModelConfig) -> float:
 
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
 @stage(retries=1)
-def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
+def train_challenger(
+    config: ModelConfig,
+    training: Snapshot,
+    decision_id: str,
+    holdout: Snapshot | None = None,
+    race: RaceReport | None = None,
+) -> ModelVersion:
     """Train and register this decision's version and give it the alias challenger; return an existing one unchanged.
 
+    The model that validation judges is fitted to `training` alone; with a `holdout`, the one that serves is fitted to that too.
+    Both are trained by the winner of the race.
     Raises TrainingRefused, with the reason, if the rows or labels cannot support a sound model.
     """
     version = registry.find(config.name, decision_id)
     if version is None:
-        version = registry.registration.register(config, _train(config, training, decision_id), decision_id)
+        trained = _train(config, Rows(training, holdout, race), decision_id)
+        version = registry.registration.register(config, trained, decision_id)
     checkpoints.store.CheckpointStore(config.name, decision_id).delete_all()
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
@@ -150,25 +171,32 @@ def _check_same(config: ModelConfig, source: str, known: ModelVersion) -> None:
         )
 
 
-def _train(config: ModelConfig, training: Snapshot, decision_id: str) -> "TrainedModel":
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a training, those that the model is judged on, and the race that decided what to learn from."""
+
+    training: Snapshot
+    holdout: Snapshot | None
+    race: RaceReport | None
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.race.winner if self.race else Strategy()
+
+
+def _train(config: ModelConfig, given: Rows, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
     began = perf_counter(), process_time()
     in_memory = config.training.engine == "memory"
-    opened = nullcontext(lake.read_labelled(training)) if in_memory else engines.mapped_rows.map_labelled(training)
-    with opened as rows:
-        return _train_on(config, training, decision_id, rows, began)
-
-
-def _engine(config: ModelConfig) -> "Engine | None":
-    kind = config.training.engine
-    if kind == "memory":
-        return None
-    return engines.row_batches.Engine(config.name, kind, config.training.dask_scheduler)
+    opened = engines.mapped_rows.map_labelled
+    with nullcontext(lake.read_labelled(given.training)) if in_memory else opened(given.training) as rows:
+        return _train_on(config, given, decision_id, rows, began)
 
 
 def _train_on(
-    config: ModelConfig, training: Snapshot, decision_id: str, rows: pa.Table, began: tuple[float, float]
+    config: ModelConfig, given: Rows, decision_id: str, rows: pa.Table, began: tuple[float, float]
 ) -> "TrainedModel":
+    training = given.training
     _check_rows(config, training, rows)
     profile = _freeze_profile(config, training, rows)
     elsewhere, in_replay = None, orchestration.runs.run_mode() == RunMode.REPLAY
@@ -177,11 +205,20 @@ def _train_on(
     elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
-    resumable = None if in_replay else _checkpoints(config, training, decision_id)
-    fitted = elsewhere.fitted if elsewhere else own_training.trainer.fit(config, rows, resumable, _engine(config))
+    plan = models.estimators.FitPlan(
+        checkpoints=None if in_replay else _checkpoints(config, training, decision_id), engine=_engine(config)
+    )
+    fitted = elsewhere.fitted if elsewhere else _fit(config, given, rows, plan)
     trained = _with_references(config, training, rows, fitted, profile)
+    trained = replace(
+        trained,
+        race=given.race,
+        refit=None if elsewhere else _refit(config, given, rows, replace(plan, validated=fitted)),
+    )
     peak_memory_mb = models.resources.peak_memory_mb()
-    used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
+    raced = (given.race.wall_s, given.race.cpu_s) if given.race else (0.0, 0.0)
+    wall_s, cpu_s = perf_counter() - began[0] + raced[0], process_time() - began[1] + raced[1]
+    used = Usage(len(rows), wall_s, cpu_s, peak_memory_mb)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     _log_training(config, fitted, used)
@@ -206,6 +243,34 @@ def _checkpoints(config: ModelConfig, training: Snapshot, decision_id: str) -> "
         return None
     store = checkpoints.store.CheckpointStore(config.name, decision_id)
     return checkpoints.training.TrainingCheckpoints(store, training.content_hash, every_s)
+
+
+def _engine(config: ModelConfig) -> "Engine | None":
+    kind = config.training.engine
+    if kind == "memory":
+        return None
+    return engines.row_batches.Engine(config.name, kind, config.training.dask_scheduler)
+
+
+def _fit(config: ModelConfig, given: Rows, rows: pa.Table, plan: "FitPlan") -> "Fitted":
+    """Train by the winner of the race, if there was one; its reasons become remarks, which validation shows."""
+    base = candidates.bases.load_base(config, given.strategy, given.training.window.end)
+    fitted = candidates.strategies.fit(config, given.strategy, rows, base, plan)
+    return replace(fitted, remarks=(*given.race.reasons[:1], *fitted.remarks)) if given.race else fitted
+
+
+def _refit(config: ModelConfig, given: Rows, rows: pa.Table, plan: "FitPlan") -> "Refit | None":
+    """Fit the model that serves to the training rows and the holdout; None if the validated one serves."""
+    holdout, validated = given.holdout, plan.validated
+    newest = lake.read_labelled(holdout) if holdout and config.training.is_refitted else None
+    if holdout is None or newest is None or validated is None or not len(newest):
+        return None
+    fitted = _fit(config, given, pa.concat_tables([rows, newest]), plan)
+    get_run_logger().info(
+        "training: fitted again with the %d rows of the holdout, %s", len(newest), holdout.window.name
+    )
+    measured = replace(fitted, metrics=validated.metrics, held_back_rows=validated.held_back_rows)
+    return registry.registration.Refit(replace(measured, remarks=validated.remarks), holdout)
 
 
 def _freeze_profile(config: ModelConfig, training: Snapshot, rows: pa.Table) -> ReferenceProfile:

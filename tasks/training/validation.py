@@ -14,9 +14,10 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import WORDS, LabelFacts, judge_labels
-from tasks.policy.records.evidence import ModelVersion, ValidationReport
+from tasks.policy.records.evidence import ModelVersion, RefitCheck, ValidationReport
 from tasks.policy.records.reports import LabelReport, Snapshot
 from tasks.policy.rollout.validation import decide_validation
+from tasks.policy.training.refit import decide_refit, with_refit
 
 
 def _judge_labels(
@@ -57,6 +58,14 @@ def _with_labels(report: ValidationReport, labels: LabelReport | None) -> Valida
     return replace(report, verdict="fail", reasons=(*labels.reasons, *report.reasons))
 
 
+def _check_refit(config: ModelConfig, challenger: ModelVersion, holdout: Snapshot, rows: pa.Table) -> RefitCheck | None:
+    """Compare the model that serves with the validated one; None if they are the same, or it was refitted elsewhere."""
+    if challenger.before(holdout.window.start) == challenger:
+        return None
+    start = holdout.window.start
+    return decide_refit(config.validation, evaluation.challenger.compare_refit(config, challenger, start, rows))
+
+
 # one retry: the registry or the lake may be briefly unavailable; a verdict is never retried
 @stage(
     retries=1,
@@ -67,10 +76,12 @@ def validate_challenger(
 ) -> ValidationReport:
     """Compare both versions on the holdout's labelled rows and decide. `champion` is None for the first model."""
     rows = lake.read_labelled(holdout)
+    validated = challenger.before(holdout.window.start)
     report = decide_validation(
         config.validation, evaluation.challenger.compare(config, challenger, champion, holdout.window, rows)
     )
-    report = _with_labels(report, _judge_labels(config, challenger, holdout, rows))
+    report = _with_labels(report, _judge_labels(config, validated, holdout, rows))
+    report = with_refit(report, _check_refit(config, challenger, holdout, rows))
     registry.tag(challenger.model, challenger.version, validation=report.verdict)
     get_run_logger().info("validation: version %s: %s; %s", challenger.version, report.verdict, report.reasons[0])
     return report

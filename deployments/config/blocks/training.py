@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
+from tasks.policy.training.race import RacePolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
 """Parameters that a Prefect deployment of the user's own is always given."""
@@ -98,6 +99,12 @@ class Training(Settings):
     """Stop when the loss on the held-back rows has not improved for this many rounds; `null` turns early stopping off."""
     min_rows: int = Field(1000, ge=10, examples=[5000])
     """Fewest labelled rows to train on; with fewer, training is refused."""
+    refit: bool = Field(True, examples=[False], exclude_if=lambda refit: bool(refit))
+    """Fit the model that validation judges once more, on the training rows and the holdout together, with as many rounds.
+    That model serves, once it is no worse on the holdout than the one that was validated. Not for a command or a flow."""
+    race: RacePolicy | None = Field(None, examples=[{"windows": 4}], exclude_if=lambda race: race is None)
+    """Before each training, let ways to choose the rows compete on the latest closed windows, and train by the best one.
+    Default: no race, all rows count alike. Not for a command or a flow."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
     trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
@@ -120,6 +127,8 @@ class Training(Settings):
             if getattr(self, name) and way not in accepted:
                 rather = "; use flow_parameters" if name == "parameters" else ""
                 raise ValueError(f"{name} is given with {way}, expected it with {' or '.join(accepted)} only{rather}")
+        if self.race and self.is_foreign:
+            raise ValueError(f"race is given with {way}, expected it with estimator or function only; remove it")
         taken = [name for name in HANDED_OVER if name in self.flow_parameters]
         if taken:
             raise ValueError(f"flow_parameters has {taken[0]}, which every flow is given, expected another name")
@@ -149,6 +158,11 @@ class Training(Settings):
     def is_foreign(self) -> bool:
         """Whether a program or a flow of the user's own trains the model outside of this process."""
         return bool(self.command or self.flow)
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether the validated model is fitted once more with the holdout's rows."""
+        return self.refit and not self.is_foreign
 
     @property
     def reads_other(self) -> bool:

@@ -46,6 +46,18 @@ class Setup:
     device: str = "cpu"
 
 
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How a fit runs: `patience` are the rounds that early stopping waits, `weights` those of the rows fitted to, (n,).
+
+    `phase` holds the checkpoints of this fit.
+    """
+
+    patience: int = 1
+    weights: Floats | None = None
+    phase: Phase | None = None
+
+
 class BoostingLibrary(ABC):
     """One gradient boosting library. `package` is its import name, `file` the name of its model file.
 
@@ -79,21 +91,16 @@ class BoostingLibrary(ABC):
 
     @abstractmethod
     def stop_early(
-        self,
-        estimator: Any,
-        fitted: tuple[Matrix, Target],
-        held_back: tuple[Matrix, Target],
-        patience: int,
-        phase: Phase | None = None,
+        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
-        """Fit until the held-back rows have not improved for `patience` rounds, and return the best number of rounds.
+        """Fit until the held-back rows improve no more, and return the best number of rounds.
 
-        With a `phase`, XGBoost continues from its checkpoint and writes others; so in `fit`.
+        XGBoost continues from the checkpoint of the options' phase and writes others; so in `fit`.
         """
 
-    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], phase: Phase | None = None) -> Any:
+    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], options: FitOptions) -> Any:
         """Fit the estimator to all rows and return it."""
-        return estimator.fit(*fitted)
+        return estimator.fit(*fitted, sample_weight=options.weights)
 
     @abstractmethod
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:

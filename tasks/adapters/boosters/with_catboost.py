@@ -16,11 +16,11 @@ import pandas as pd
 from tasks.adapters.boosters.library import (
     BoostingLibrary,
     EncodedInputs,
+    FitOptions,
     Floats,
     Setup,
     import_extra,
 )
-from tasks.adapters.checkpoints.training import Phase
 from tasks.adapters.engines.row_batches import Matrix, Target
 
 MISSING = -1
@@ -103,15 +103,16 @@ class CatBoostLibrary(BoostingLibrary):
         return estimator
 
     def stop_early(
-        self,
-        estimator: Any,
-        fitted: tuple[Matrix, Target],
-        held_back: tuple[Matrix, Target],
-        patience: int,
-        phase: Phase | None = None,
+        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
         beside = (estimator.table(held_back[0]), held_back[1])
-        estimator.fit(*fitted, eval_set=beside, early_stopping_rounds=patience, use_best_model=True)
+        estimator.fit(
+            *fitted,
+            eval_set=beside,
+            early_stopping_rounds=options.patience,
+            use_best_model=True,
+            sample_weight=options.weights,
+        )
         return int(estimator.model.tree_count_)
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:

@@ -12,11 +12,11 @@ import numpy as np
 from tasks.adapters.boosters.library import (
     BoostingLibrary,
     EncodedInputs,
+    FitOptions,
     Floats,
     Setup,
     import_extra,
 )
-from tasks.adapters.checkpoints.training import Phase
 from tasks.adapters.engines.row_batches import Matrix, Target
 from tasks.policy.records.errors import ModelFileError
 
@@ -74,15 +74,12 @@ class LightGBMLibrary(BoostingLibrary):
         return estimator.set_params(n_estimators=rounds)
 
     def stop_early(
-        self,
-        estimator: Any,
-        fitted: tuple[Matrix, Target],
-        held_back: tuple[Matrix, Target],
-        patience: int,
-        phase: Phase | None = None,
+        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
-        stop = import_extra(self.package).early_stopping(patience, verbose=False)
-        estimator.fit(*fitted, eval_X=held_back[0], eval_y=held_back[1], callbacks=[stop])
+        stop = import_extra(self.package).early_stopping(options.patience, verbose=False)
+        estimator.fit(
+            *fitted, sample_weight=options.weights, eval_X=held_back[0], eval_y=held_back[1], callbacks=[stop]
+        )
         return int(estimator.best_iteration_ or estimator.n_estimators_)
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:

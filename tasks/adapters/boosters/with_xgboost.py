@@ -9,8 +9,7 @@ from xgboost import DMatrix, XGBClassifier, XGBModel, XGBRegressor, XGBRFClassif
 from xgboost.core import XGBoostError
 
 from tasks.adapters.boosters import xgboost_batches, xgboost_rounds
-from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, Floats, Setup
-from tasks.adapters.checkpoints.training import Phase
+from tasks.adapters.boosters.library import BoostingLibrary, EncodedInputs, FitOptions, Floats, Setup
 from tasks.adapters.engines.row_batches import Matrix, RowBatches, Target
 
 
@@ -39,31 +38,26 @@ class XGBoostLibrary(BoostingLibrary):
         return estimator.set_params(n_estimators=rounds)
 
     def stop_early(
-        self,
-        estimator: Any,
-        fitted: tuple[Matrix, Target],
-        held_back: tuple[Matrix, Target],
-        patience: int,
-        phase: Phase | None = None,
+        self, estimator: Any, fitted: tuple[Matrix, Target], held_back: tuple[Matrix, Target], options: FitOptions
     ) -> int:
         if isinstance(fitted[0], RowBatches):
-            xgboost_batches.fit(estimator, fitted[0], phase, held_back[0], patience)
+            xgboost_batches.fit(estimator, fitted[0], options.phase, held_back[0], options.patience)
             return int(estimator.best_iteration) + 1
-        if phase and xgboost_rounds.can_continue(estimator):
-            xgboost_rounds.fit(estimator, fitted, phase, held_back, patience)
+        if xgboost_rounds.can_continue(estimator, options):
+            xgboost_rounds.fit(estimator, fitted, options, held_back)
             return int(estimator.best_iteration) + 1
-        estimator.set_params(early_stopping_rounds=patience)
-        estimator.fit(*fitted, eval_set=[held_back], verbose=False)
+        estimator.set_params(early_stopping_rounds=options.patience)
+        estimator.fit(*fitted, sample_weight=options.weights, eval_set=[held_back], verbose=False)
         return int(estimator.best_iteration) + 1
 
-    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], phase: Phase | None = None) -> Any:
+    def fit(self, estimator: Any, fitted: tuple[Matrix, Target], options: FitOptions) -> Any:
         if isinstance(fitted[0], RowBatches):
-            xgboost_batches.fit(estimator, fitted[0], phase, None)
+            xgboost_batches.fit(estimator, fitted[0], options.phase, None)
             return estimator
-        if phase and xgboost_rounds.can_continue(estimator):
-            xgboost_rounds.fit(estimator, fitted, phase)
+        if xgboost_rounds.can_continue(estimator, options):
+            xgboost_rounds.fit(estimator, fitted, options)
             return estimator
-        return estimator.fit(*fitted)
+        return super().fit(estimator, fitted, options)
 
     def dump(self, estimator: Any, names: tuple[str, ...]) -> bytes:
         booster = estimator.get_booster()

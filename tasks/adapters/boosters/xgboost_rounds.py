@@ -16,6 +16,7 @@ from xgboost import Booster, DMatrix, XGBRFClassifier, XGBRFRegressor
 from xgboost.callback import EarlyStopping, TrainingCallback
 from xgboost.core import XGBoostError
 
+from tasks.adapters.boosters.library import FitOptions
 from tasks.adapters.checkpoints import notice
 from tasks.adapters.checkpoints.training import History, Phase
 from tasks.adapters.engines.row_batches import Matrix, Target
@@ -27,12 +28,12 @@ TREES = (None, "gbtree", "dart")
 """Kinds of booster whose rounds can be continued; None is XGBoost's default, gbtree."""
 
 
-def can_continue(estimator: Any) -> bool:
-    """Return whether a fit of this estimator consists of rounds that can be continued: a random forest has only one."""
+def can_continue(estimator: Any, options: FitOptions) -> bool:
+    """Return whether this fit has checkpoints, and consists of rounds that can be continued: a random forest has only one."""
     parameters = estimator.get_xgb_params()
     own_updaters = parameters.get("updater") or parameters.get("process_type")
     is_forest = isinstance(estimator, XGBRFClassifier | XGBRFRegressor)
-    return not is_forest and not own_updaters and parameters.get("booster") in TREES
+    return options.phase is not None and not is_forest and not own_updaters and parameters.get("booster") in TREES
 
 
 def samples(parameters: Mapping[str, Any]) -> bool:
@@ -40,21 +41,33 @@ def samples(parameters: Mapping[str, Any]) -> bool:
     return parameters.get("booster") == "dart" or any(parameters.get(name) not in (None, 1) for name in SHARES)
 
 
-def fit(estimator: Any, fitted: Labelled, phase: Phase, held_back: Labelled | None = None, patience: int = 0) -> None:
+def fit(estimator: Any, fitted: Labelled, options: FitOptions, held_back: Labelled | None = None) -> None:
     """Fit the estimator from the phase's checkpoint, if there is one, and write checkpoints on the way.
 
-    With `held_back`, stop once these rows have not improved for `patience` rounds.
+    With `held_back`, stop once these rows have not improved for as many rounds as the options say. Raises ValueError for
+    options without a phase.
     """
+    phase, weights = options.phase, options.weights
+    if phase is None:
+        raise ValueError("a fit that can be continued needs a phase")
+    patience = options.patience if held_back else 0
     allowed = estimator.get_num_boosting_rounds()
     if samples(estimator.get_xgb_params()):
         estimator.set_params(seed_per_iteration=True)
     phase.identify(
-        {**estimator.get_xgb_params(), "rounds": allowed, "patience": patience}, [*fitted, *(held_back or ())]
+        {**estimator.get_xgb_params(), "rounds": allowed, "patience": patience},
+        [*fitted, *(held_back or ()), *([] if weights is None else [weights])],
     )
     going = Continuation.of(phase, estimator.get_xgb_params(), allowed, patience if held_back else None)
     estimator.set_params(n_estimators=going.rounds_left, callbacks=going.callbacks, early_stopping_rounds=None)
     with going.interruptible():
-        estimator.fit(*fitted, eval_set=[held_back] if held_back else None, verbose=False, xgb_model=going.booster)
+        estimator.fit(
+            *fitted,
+            sample_weight=weights,
+            eval_set=[held_back] if held_back else None,
+            verbose=False,
+            xgb_model=going.booster,
+        )
     estimator.set_params(n_estimators=allowed, callbacks=None)
 
 

@@ -7,6 +7,7 @@ its evaluation, and `tasks.policy.rollout.validation` fails it with that reason.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +51,11 @@ class _Scored:
 def compare(
     config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Window, rows: pa.Table
 ) -> Comparison:
-    """Predict these labelled rows with both versions now, and measure the differences."""
+    """Predict these labelled rows with both versions now, and measure the differences.
+
+    Of a version that was refitted with some of these rows, the model before the refit is compared.
+    """
+    challenger, champion = challenger.before(holdout.start), champion and champion.before(holdout.start)
     scored = _score(config, [version for version in (challenger, champion) if version is not None], rows)
     if not isinstance(scored, _Scored):
         return Comparison(challenger, champion, holdout, len(rows), faults=scored)
@@ -59,6 +64,18 @@ def compare(
     classes = metrics.class_count(scored.predictions[0])
     too_few = metrics.undefined(config.primary_metric, scored.y_true, classes)
     return replace(compared, faults=(too_few,)) if too_few else _measured(config, compared, scored)
+
+
+def compare_refit(
+    config: ModelConfig, challenger: ModelVersion, start: datetime, rows: pa.Table
+) -> MetricDifference | str:
+    """Return the gain of a version's serving model over the validated one on the holdout's rows, or why there is none."""
+    scored = _score(config, [challenger, challenger.before(start)], rows)
+    if not isinstance(scored, _Scored):
+        return scored[0] if scored else "the holdout has no labelled rows"
+    pairs = PairedPredictions(scored.y_true, champion=scored.predictions[1], challenger=scored.predictions[0])
+    resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)
+    return differences.difference(config.primary_metric, pairs, resampling)
 
 
 def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> _Scored | tuple[str, ...]:

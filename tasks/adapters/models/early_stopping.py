@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
-from tasks.adapters.checkpoints.training import Phase, TrainingCheckpoints
+from tasks.adapters.boosters.library import FitOptions
+from tasks.adapters.checkpoints.training import TrainingCheckpoints
 from tasks.adapters.engines.row_batches import RowBatches
 from tasks.adapters.models.encoding import Codes, Encoding
 from tasks.policy.statistics import metrics
@@ -43,7 +44,8 @@ class TrainingData:
     """Training rows, oldest first; `classes` is the number of classes, 0 in a regression.
 
     `labels` are the target for metrics, with the columns that metrics of the user's own read. `matrix` holds all rows
-    encoded; with an `encoder` it is None, and the rows are encoded anew for each fit. Fits continue from `checkpoints`, if given.
+    encoded; with an `encoder` it is None, and the rows are encoded anew for each fit. `weights` are those of the rows, (n,).
+    Fits continue from `checkpoints`, if given.
     """
 
     rows: pa.Table
@@ -52,10 +54,13 @@ class TrainingData:
     labels: Floats
     classes: int
     encoder: SplitEncoder | None = None
+    weights: Floats | None = None
     checkpoints: TrainingCheckpoints | None = None
 
-    def phase(self, name: str) -> Phase | None:
-        return self.checkpoints.phase(name) if self.checkpoints else None
+    def options(self, fitted: NDArray[np.bool_] | slice, phase: str, patience: int = 1) -> FitOptions:
+        """Return how to fit to these rows, in the phase of this name."""
+        weights = None if self.weights is None else self.weights[fitted]
+        return FitOptions(patience, weights, self.checkpoints.phase(phase) if self.checkpoints else None)
 
     def since(self, first: int) -> Any:
         """Return the encoded rows from `first`."""
@@ -178,11 +183,11 @@ def _stop(
     X, X_val = data.split(fitted, held_back)
     y, y_val = data.target[fitted], data.target[held_back]
     if library := library_of(estimator):
-        phase = data.phase(f"early-stopping-{first}-{len(y_val)}")
-        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), patience, phase)
+        options = data.options(fitted, f"early-stopping-{first}-{len(y_val)}", patience)
+        rounds = library.stop_early(estimator, (X, y), (X_val, y_val), options)
     else:
         estimator.set_params(early_stopping=True, n_iter_no_change=patience)
-        estimator.fit(X, y, X_val=X_val, y_val=y_val)
+        estimator.fit(X, y, X_val=X_val, y_val=y_val, sample_weight=data.options(fitted, "early-stopping").weights)
         rounds = int(estimator.n_iter_)
     predict = estimator.predict if config.task == "regression" else estimator.predict_proba
     y_pred = np.asarray(X_val.predict(predict) if isinstance(X_val, RowBatches) else predict(X_val), float)

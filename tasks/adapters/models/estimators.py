@@ -17,18 +17,19 @@ import pyarrow.compute as pc
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import get_tags
+from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import threadpool_limits
 from xgboost import XGBClassifier, XGBRegressor
 
 from deployments.config.blocks.data import imported
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
-from tasks.adapters.boosters.library import Setup, missing
+from tasks.adapters.boosters.library import FitOptions, Setup, missing
 from tasks.adapters.checkpoints.training import TrainingCheckpoints
 from tasks.adapters.engines import dask_cluster, device
 from tasks.adapters.engines.row_batches import Engine, RowBatches
 from tasks.adapters.models import eligibility
-from tasks.adapters.models.early_stopping import SplitEncoder, TrainingData, choose_rounds, with_rounds
+from tasks.adapters.models.early_stopping import SplitEncoder, Stopped, TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
@@ -70,19 +71,37 @@ class Fitted:
     held_back_rows: int
     rows: int
     remarks: tuple[str, ...] = ()
+    chosen_rounds: int | None = None
+    """Rounds that early stopping chose; None without it."""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How to fit beside the model's file.
+
+    With a `validated` model, which was fitted to the first of the rows, its number of rounds and its first row are used, and no
+    rows are held back. `weights` are those of the rows, which are then given oldest first, (n,). XGBoost continues from
+    `checkpoints` and writes others; with an `engine` it holds no encoded matrix of all rows.
+    """
+
+    validated: Fitted | None = None
+    weights: Floats | None = None
+    checkpoints: TrainingCheckpoints | None = None
+    engine: Engine | None = None
+
+
+PLAIN = FitPlan()
 
 
 def fit(
     config: ModelConfig,
     rows: pa.Table,
     own: SplitEncoder | None = None,
-    checkpoints: TrainingCheckpoints | None = None,
-    engine: Engine | None = None,
+    plan: FitPlan = PLAIN,
 ) -> Fitted:
     """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError.
 
-    `own` encodes the rows by features of the user's own. XGBoost continues from `checkpoints` and writes others; with an
-    `engine` it holds no encoded matrix of all rows.
+    `own` encodes the rows by features of the user's own.
     """
     rows = in_order(rows, config.columns.time, config.columns.key)
     given = rows.column(config.columns.label)
@@ -92,11 +111,11 @@ def fit(
     encoder = own or FeatureEncoder(config.columns.features).fit(rows)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
-    if engine:
-        matrix: Any = RowBatches(rows, target, np.ones(len(target), bool), encoder.transform, engine)
+    if plan.engine:
+        matrix: Any = RowBatches(rows, target, np.ones(len(target), bool), encoder.transform, plan.engine)
     else:
         matrix = None if own else encoder.transform(rows)
-    data = TrainingData(rows, matrix, target, labels, len(classes), own, checkpoints)
+    data = TrainingData(rows, matrix, target, labels, len(classes), own, plan.weights, plan.checkpoints)
 
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
@@ -107,10 +126,13 @@ def fit(
     library = library_of(kind)
     failures = (*FAILURES, *(library.failures if library else ()))
     with as_estimator_error(f"{config.name}: training by {kind.__name__}", failures):
-        stopped = choose_rounds(config, unfitted, data)
-        estimator = with_rounds(unfitted(), stopped.rounds)
-        last = data.since(stopped.first), target[stopped.first :]
-        estimator = library.fit(estimator, last, data.phase("final-fit")) if library else estimator.fit(*last)
+        stopped = _like(plan.validated, len(codes)) if plan.validated else choose_rounds(config, unfitted, data)
+        last, phase = slice(stopped.first, None), "refit" if plan.validated else "final-fit"
+        estimator = fit_weighted(
+            with_rounds(unfitted(), stopped.rounds),
+            (data.since(stopped.first), target[last]),
+            data.options(last, phase),
+        )
     if library:
         estimator = library.load(library.dump(estimator, encoder.encoding_.inputs.names), config.task, threads())
     scorer = Scorer(Pipeline([("encoder", encoder), ("estimator", estimator)]), encoder.encoding_, config.task, classes)
@@ -118,13 +140,33 @@ def fit(
         scorer,
         parameters={name: str(value) for name, value in sorted(config.training.parameters.items())},
         metrics=_held_back_metrics(config, labels[stopped.held_back], stopped.y_pred),
-        importance=_importance(estimator, encoder.encoding_),
+        importance=importance_of(estimator, encoder.encoding_),
         rounds=library.rounds(estimator) if library else None,
         fitted_rows=len(codes) - stopped.first,
         held_back_rows=int(stopped.held_back.sum()),
         rows=len(codes),
         remarks=stopped.remarks,
+        chosen_rounds=stopped.rounds,
     )
+
+
+def fit_weighted(estimator: Any, fitted: tuple[Any, Any], options: FitOptions) -> Any:
+    """Fit an estimator to rows with weights. Raises EstimatorError for one that takes none."""
+    if library := library_of(estimator):
+        return library.fit(estimator, fitted, options)
+    if options.weights is None:
+        return estimator.fit(*fitted)
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    if not has_fit_parameter(last, "sample_weight"):
+        raise EstimatorError(f"{type(last).__name__} takes no weights of rows (sample_weight)")
+    named = f"{estimator.steps[-1][0]}__sample_weight" if isinstance(estimator, Pipeline) else "sample_weight"
+    return estimator.fit(*fitted, **{named: options.weights})
+
+
+def _like(validated: Fitted, count: int) -> Stopped:
+    """Return the rounds and the first row of an earlier fit, for `count` rows that begin with the same ones."""
+    first = validated.rows - validated.fitted_rows
+    return Stopped(validated.chosen_rounds, np.zeros(count, bool), np.empty(0), first)
 
 
 def in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
@@ -227,7 +269,7 @@ def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> d
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
+def importance_of(estimator: Any, encoding: Encoding) -> dict[str, float]:
     """Return each feature's share of the total gain (boosting), of the estimator's importances or of its |weights|.
 
     Empty for an estimator without any, and for features of the user's own, which make other columns of them.

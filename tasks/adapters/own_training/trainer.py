@@ -7,32 +7,25 @@ rows are worth, and starts nobody's jobs.
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.checkpoints.training import TrainingCheckpoints
-from tasks.adapters.engines.row_batches import Engine
 from tasks.adapters.models import estimators
-from tasks.adapters.models.estimators import Fitted
+from tasks.adapters.models.estimators import PLAIN, FitPlan, Fitted
 from tasks.adapters.own_training import command, flow, function, pipeline, pool
 from tasks.adapters.own_training.command import TrainedElsewhere
 from tasks.adapters.own_training.imports import check_parameters
 from tasks.adapters.own_training.snapshot_files import TrainingJob
 
 
-def fit(
-    config: ModelConfig,
-    rows: pa.Table,
-    checkpoints: TrainingCheckpoints | None = None,
-    engine: Engine | None = None,
-) -> Fitted:
+def fit(config: ModelConfig, rows: pa.Table, plan: FitPlan = PLAIN) -> Fitted:
     """Train on labelled rows in this process. Raises EstimatorError, FeatureError, and what the user's code raises.
 
-    XGBoost continues from `checkpoints` and writes others, and trains by the `engine`, if one is given.
+    A function of the user's own takes the rows only, nothing else of the plan.
     """
     if config.training.is_foreign:
         config = config.with_stand_in()
     if config.training.function:
         return function.fit(config, rows)
     own = pipeline.PipelineEncoder(config) if config.training.pipeline else None
-    return estimators.fit(config, rows, own, checkpoints, engine)
+    return estimators.fit(config, rows, own, plan)
 
 
 def train_elsewhere(config: ModelConfig, job: TrainingJob) -> TrainedElsewhere:

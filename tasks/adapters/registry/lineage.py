@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
@@ -20,6 +21,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType
+from pydantic import Field
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.boosters.known import library_of
@@ -29,6 +31,7 @@ from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import FeatureKind, Snapshot
+from tasks.policy.training.race import RaceReport
 
 BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
@@ -61,17 +64,34 @@ class TrainingManifest:
     sha256: str
     code_version: str
     libraries: dict[str, str]
+    holdout: Annotated[Snapshot | None, Field(exclude_if=lambda rows: rows is None)] = None
+    """Rows that the serving model was fitted to beside those of `snapshot`; None without a refit."""
+    validated_sha256: Annotated[str | None, Field(exclude_if=lambda found: found is None)] = None
+    """Hash of the model that was fitted to `snapshot` alone and validated; None without a refit."""
+    race: Annotated[RaceReport | None, Field(exclude_if=lambda report: report is None)] = None
+    """Who raced, with which losses and at what cost, and who won; None without a race."""
 
 
-def manifest(
-    config: ModelConfig, fitted: Fitted, training: Snapshot, decision_id: str, sha256: str
-) -> TrainingManifest:
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The fitted model that serves, the rows it comes from, and the decision that requested it."""
+
+    fitted: Fitted
+    training: Snapshot
+    learned: Window
+    decision_id: str
+    holdout: Snapshot | None = None
+    race: RaceReport | None = None
+
+
+def manifest(config: ModelConfig, origin: Lineage, sha256: str) -> TrainingManifest:
+    fitted = origin.fitted
     return TrainingManifest(
         model=config.name,
-        decision_id=decision_id,
+        decision_id=origin.decision_id,
         config_fingerprint=config.fingerprint,
-        snapshot=training,
-        trained=training.window,
+        snapshot=origin.training,
+        trained=origin.learned,
         training_rows=fitted.rows,
         fitted_rows=fitted.fitted_rows,
         held_back_rows=fitted.held_back_rows,
@@ -83,6 +103,8 @@ def manifest(
         sha256=sha256,
         code_version=code_version(),
         libraries={name: installed_version(name) for name in libraries(fitted.scorer)},
+        holdout=origin.holdout,
+        race=origin.race,
     )
 
 

@@ -7,7 +7,7 @@ for one decision at once. Both then see both versions; the lower number is kept 
 import json
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow.entities import DatasetInput, LoggedModelOutput, Metric, Param, RunTag
@@ -27,16 +27,25 @@ from tasks.adapters.registry import lineage, version_files, versions as registry
 from tasks.adapters.storage import lease, relocation
 from tasks.adapters.storage.workspace import keep_private, workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
-from tasks.policy.records.base import to_json
+from tasks.policy.records.base import Window, to_json
 from tasks.policy.records.binned_rows import CodedRows
-from tasks.policy.records.evidence import USAGE, ModelVersion, Usage
+from tasks.policy.records.evidence import USAGE, VALIDATED_SHA256, VALIDATED_UNTIL, ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import plain
+from tasks.policy.training.race import RaceReport
 
 _EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The model that serves: fitted once more, to the training rows and the holdout."""
+
+    fitted: Fitted
+    holdout: Snapshot
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,21 @@ class TrainedModel:
     usage: Usage | None = None
     origin: str | None = None
     """Which command or flow run made the model, and where it left it."""
+    refit: Refit | None = None
+    """The model that serves in its place, fitted to the holdout too; None if this one serves."""
+
+    race: RaceReport | None = None
+    """The race that decided which rows to learn from."""
+
+    @property
+    def serving(self) -> Fitted:
+        return self.refit.fitted if self.refit else self.fitted
+
+    @property
+    def learned(self) -> Window:
+        """The time span of the rows that the serving model was fitted to."""
+        window = self.training.window
+        return Window(window.start, self.refit.holdout.window.end) if self.refit else window
 
 
 def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> ModelVersion:
@@ -102,14 +126,17 @@ def _write_files(
     files, notes = folder / "files", folder / "notes"
     files.mkdir()
     notes.mkdir()
-    fitted, profile = trained.fitted, trained.profile
+    fitted, profile = trained.serving, trained.profile
     if isinstance(fitted.scorer, ForeignScorer):
         foreign_files.save(fitted.scorer, files)
     else:
         model_files.save(fitted.scorer, files)
-    sha256 = model_files.sha256(model_files.read(files))
-    manifest = lineage.manifest(config, fitted, trained.training, decision_id, sha256)
+    manifest = lineage.manifest(config, _lineage(trained, decision_id), _hash_of(files))
     lineage.save_for_mlflow(config, fitted.scorer, files, folder / "model")
+    if trained.refit:
+        (notes / version_files.VALIDATED).mkdir()
+        model_files.save(trained.fitted.scorer, notes / version_files.VALIDATED)
+        manifest = replace(manifest, validated_sha256=_hash_of(notes / version_files.VALIDATED))
     (notes / version_files.PROFILE).write_text(to_json(profile), encoding="utf-8")
     (notes / version_files.SUITE).write_text(learned_suite(config, profile), encoding="utf-8")
     (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
@@ -121,6 +148,16 @@ def _write_files(
     if trained.sample is not None:
         (notes / version_files.REFERENCE_SAMPLE).write_bytes(reference_sample.to_parquet(trained.sample))
     return manifest
+
+
+def _hash_of(files: Path) -> str:
+    return model_files.sha256(model_files.read(files))
+
+
+def _lineage(trained: TrainedModel, decision_id: str) -> lineage.Lineage:
+    """Return which rows and which decision the serving model comes from."""
+    holdout = trained.refit.holdout if trained.refit else None
+    return lineage.Lineage(trained.serving, trained.training, trained.learned, decision_id, holdout, trained.race)
 
 
 def ensure_model(client: MlflowClient, config: ModelConfig) -> str:
@@ -181,7 +218,7 @@ def _log_run(
 
 def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.TrainingManifest) -> dict[str, str]:
     """Return the metadata that is read without opening the version's files."""
-    fitted = trained.fitted
+    fitted = trained.serving
     is_foreign = isinstance(fitted.scorer, ForeignScorer)
     vouched = model_files.trusted_packages(config.training.imported)
     trusted = () if is_foreign else model_files.scorer_types(fitted.scorer, vouched)
@@ -199,11 +236,19 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
         "classes": json.dumps(fitted.scorer.classes),
         "trusted_types": json.dumps(trusted),
         "status": "registered",
+        **_validated(trained, manifest),
         **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
         **({USAGE: to_json(trained.usage)} if trained.usage else {}),
         **({"origin": plain(trained.origin)} if trained.origin else {}),
         **(_origin(fitted) if isinstance(fitted.scorer, ForeignScorer) else {}),
     }
+
+
+def _validated(trained: TrainedModel, manifest: lineage.TrainingManifest) -> dict[str, str]:
+    """Return where the rows of the validated model end, and its hash; empty if that model itself serves."""
+    if manifest.validated_sha256 is None:
+        return {}
+    return {VALIDATED_UNTIL: trained.training.window.end.isoformat(), VALIDATED_SHA256: manifest.validated_sha256}
 
 
 def _origin(fitted: Fitted) -> dict[str, str]:

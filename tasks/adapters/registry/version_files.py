@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; th
 PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
 ATTRIBUTION = "feature_attribution.json"
 CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
+VALIDATED = "validated"
+"""Folder with the files of the model that was validated, where another one was refitted to serve."""
 SUITE = "expectation_suite.json"
 
 
@@ -48,9 +50,10 @@ def load_scorer(version: ModelVersion, imported: tuple[str, ...] = (), fresh: bo
             "only read; expected a version with a model file: train one (perennial run retrain), or change it in your service"
         )
     load = _scorer.__wrapped__ if fresh else _scorer
+    run_id = version.run_id if version.part == "validated" else None
     trusted_types = tuple(json.loads(dict(version.tags).get("trusted_types", "[]")))
     scorer: Scorer = load(
-        _ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, trusted_types), imported
+        _ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, trusted_types, run_id), imported
     )
     return scorer
 
@@ -64,13 +67,19 @@ class _ModelFiles:
     version: str
     sha256: str
     trusted_types: tuple[str, ...]
+    validated_run: str | None = None
+    """The run whose artifacts hold them, for the model that was validated before the refit."""
 
 
 @lru_cache(maxsize=8)
 def _scorer(stored: _ModelFiles, imported: tuple[str, ...]) -> "Scorer":
-    source = registry.stored_version(stored.model, stored.version).source
+    if stored.validated_run is not None:
+        address = f"{_place(stored.uri, stored.validated_run)}/{VALIDATED}"
+    else:
+        source = registry.stored_version(stored.model, stored.version).source
+        address = f"{relocation.current_location(source)}/data/files"
     with tempfile.TemporaryDirectory() as folder:
-        files = _download(f"{relocation.current_location(source)}/data/files", Path(folder), stored.uri)
+        files = _download(address, Path(folder), stored.uri)
         content = models.files.read(files)
         if foreign.scorer.is_foreign(content):
             return foreign.scorer.load(content, stored.sha256)

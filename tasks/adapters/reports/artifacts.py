@@ -20,6 +20,7 @@ from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promot
 from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
 from tasks.policy.reporting.preview import Preview
+from tasks.policy.training.race import USUAL, RaceReport, gain_over, mean_loss
 
 
 def key(kind: str, model: str) -> str:
@@ -100,6 +101,33 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
     create_markdown_artifact(
         "\n\n".join(parts), key=key("validation", config.name), description=plain(report.reasons[0])
     )
+
+
+def publish_race_page(config: ModelConfig, report: RaceReport) -> None:
+    """Publish who raced, with their mean loss, their gain over the file's settings and their cost."""
+    metric = report.metric
+    header = ("strategy", f"mean {metric} loss on {len(report.windows)} windows", "gain", "CPU s", "")
+    usual = next(each for each in report.entrants if each.strategy.key == USUAL)
+    rows = [
+        (
+            each.strategy.name,
+            number(mean_loss(each)),
+            number(gain_over(usual, each)),
+            f"{each.cpu_s:.1f}",
+            "wins" if each.strategy.key == report.winner.key else each.refused or "",
+        )
+        for each in report.entrants
+    ]
+    first, last = report.windows[0], report.windows[-1]
+    parts = [
+        f"# {config.name}: race of training strategies",
+        bullets(report.reasons),
+        table(header, rows),
+        f"Each was fitted to rows before {first.start:%Y-%m-%d} and judged on {len(report.windows)} windows until "
+        f"{last.end:%Y-%m-%d}. The verdict rests on {report.compared} windows, those of earlier races among them: gain "
+        f"{report.gain:+.4g} ({report.low:+.4g} to {report.high:+.4g}). The race took {report.cpu_s:,.1f} CPU s.",
+    ]
+    create_markdown_artifact("\n\n".join(parts), key=key("race", config.name), description=plain(report.reasons[0]))
 
 
 def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str, comment: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.policy.records.base import Window, digest, from_json, to_json
+from tasks.policy.records.base import Window, digest, from_json, to_json, utc
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.reports import (
     DriftReport,
@@ -39,6 +39,8 @@ class Usage:
 
 USAGE = "usage"
 """Tag of a version that holds the resources its training used, as JSON."""
+VALIDATED_UNTIL, VALIDATED_SHA256 = "validated_until", "validated_sha256"
+"""Tags of a refitted version: the end of the rows of the model that was validated, and the SHA-256 of its files."""
 OBSERVED = "observed_as"
 """Tag of a version of somebody else's service: its name in the service's log of predictions. It has no model file."""
 LABELS_QUARANTINED, LABELS_SOUND = "labels.quarantined", "labels.sound"
@@ -228,6 +230,21 @@ class ModelVersion:
     training_rows: int
     sha256: str
     tags: tuple[tuple[str, str], ...] = field(default=())
+    part: Annotated[Literal["serving", "validated"], Field(exclude_if=lambda part: part == "serving")] = "serving"
+    """The model of this version that is meant: the one that serves, or the one that validation judged before the refit."""
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether it was fitted once more with the holdout's rows, after the model that validation judges."""
+        return VALIDATED_SHA256 in dict(self.tags)
+
+    def before(self, start: datetime) -> "ModelVersion":
+        """The version's model that has not seen rows from `start` on: the one that serves, else the validated one."""
+        if self.trained.end <= start or not self.is_refitted:
+            return self
+        tags = dict(self.tags)
+        trained = Window(self.trained.start, utc(tags[VALIDATED_UNTIL]))
+        return replace(self, trained=trained, sha256=tags[VALIDATED_SHA256], part="validated")
 
     @property
     def observed_as(self) -> str | None:
@@ -271,6 +288,15 @@ class PredictionHistogram:
 
 
 @dataclass(frozen=True, slots=True)
+class RefitCheck:
+    """The verdict on a model that was fitted again with the holdout; `difference` is its gain over the validated one there."""
+
+    verdict: Verdict
+    difference: MetricDifference | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ValidationReport:
     """The verdict on a challenger, its differences from the champion, and the reasons."""
 
@@ -286,6 +312,8 @@ class ValidationReport:
     challenger_predictions: Annotated[PredictionHistogram | None, Field(exclude_if=lambda found: found is None)] = None
     """The predictions that the guardrails of a rollout compare with; None in older reports."""
     champion_predictions: Annotated[PredictionHistogram | None, Field(exclude_if=lambda found: found is None)] = None
+    refit: Annotated[RefitCheck | None, Field(exclude_if=lambda check: check is None)] = None
+    """Check of the model that serves where it was fitted again with the holdout; None if the validated one serves."""
 
 
 @dataclass(frozen=True, slots=True)

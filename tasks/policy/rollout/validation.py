@@ -234,6 +234,12 @@ def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, 
     return found
 
 
+def worse_than_validated(policy: ValidationPolicy, difference: MetricDifference) -> list[str]:
+    """A sentence if the refitted model is worse than the validated one on the holdout, which it has seen; else empty."""
+    missed = failed_gates(policy.model_copy(update={"min_gain": None}), (difference,))
+    return [f"the refitted model is worse than the validated one: {reason}" for reason in missed]
+
+
 def doubts(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
     """Sentences on slices worth a review although every gate passed."""
     return [
@@ -269,6 +275,8 @@ def why_not_promote(
         return "validation is not for a first model, but no version serves; validate again"
     missed = worse_than_a_constant(validation_policy, validation.constant)
     missed += failed_gates(validation_policy, validation.differences) if champion is not None else []
+    refitted = validation.refit.difference if validation.refit else None
+    missed += worse_than_validated(validation_policy, refitted) if refitted else []
     return f"validation says {validation.verdict}, but {missed[0]}" if missed else None
 
 

@@ -16,6 +16,7 @@ from tasks.adapters.checkpoints.training import TrainingCheckpoints
 from tasks.adapters.engines import dask_cluster, device, external_memory, mapped_rows
 from tasks.adapters.engines.row_batches import Engine, RowBatches
 from tasks.adapters.models import estimators
+from tasks.adapters.models.estimators import FitPlan
 from tasks.adapters.orchestration.server import free_port
 from tasks.adapters.storage.workspace import workspace as places
 from tasks.policy.records.base import Window
@@ -45,7 +46,7 @@ def test_external_memory_gives_the_model_of_memory(task):
         make_rows(task),
         pa.concat_tables([make_rows(task).slice(0, 850), make_rows(task, turn=-1).slice(850)]),
     ):
-        memory, external = estimators.fit(config, rows), estimators.fit(config, rows, engine=EXTERNAL)
+        memory, external = estimators.fit(config, rows), estimators.fit(config, rows, plan=FitPlan(engine=EXTERNAL))
         assert (external.rounds, external.remarks, external.fitted_rows) == (
             memory.rounds,
             memory.remarks,
@@ -62,7 +63,7 @@ def test_external_memory_continues_from_a_checkpoint(monkeypatch):
 
     def fit(decision_id: str) -> bytes:
         checkpoints = TrainingCheckpoints(CheckpointStore(config.name, decision_id), "hash", 0.0)
-        return booster(estimators.fit(config, rows, None, checkpoints, EXTERNAL))
+        return booster(estimators.fit(config, rows, plan=FitPlan(checkpoints=checkpoints, engine=EXTERNAL)))
 
     update, counted, ends = Booster.update, [], []
 
@@ -135,7 +136,7 @@ def test_a_dask_cluster_trains_nearly_the_same_model(monkeypatch):
     memory = estimators.fit(config, rows)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
         monkeypatch.setenv("OUR_SCHEDULER", cluster.scheduler_address)
-        trained = estimators.fit(config, rows, engine=Engine("binary_model", "dask", "OUR_SCHEDULER"))
+        trained = estimators.fit(config, rows, plan=FitPlan(engine=Engine("binary_model", "dask", "OUR_SCHEDULER")))
     difference = np.abs(trained.scorer.predict(rows) - memory.scorer.predict(rows))
     assert difference.mean() < 0.02
     assert trained.metrics["log_loss"] == pytest.approx(memory.metrics["log_loss"], abs=0.02)
@@ -152,7 +153,7 @@ def test_a_scheduler_that_is_not_there_is_refused(monkeypatch, check):
         if check:
             estimators.try_out(config)
         else:
-            estimators.fit(config, make_rows(), engine=Engine(config.name, "dask", address))
+            estimators.fit(config, make_rows(), plan=FitPlan(engine=Engine(config.name, "dask", address)))
 
 
 def test_an_environment_variable_that_is_not_set_is_refused():
