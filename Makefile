@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile 
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger bench-training bench-training-overhead chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway
+.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger bench-training bench-training-overhead chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway bench-edge
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ bench-diagnosis: $(READY) ## measure how often the diagnosis names injected chan
 
 bench-rollout: $(READY) ## measure the level, power and exposure of rollout rules on the losses of real models
 	@$(BIN)/python -m tests.benchmarks.bench_rollout
+
+bench-edge: $(READY) ## measure what adapting on a device gains between retrains, on drifting streams
+	@$(BIN)/python -m tests.benchmarks.bench_edge
 
 bench-ledger: $(READY) ## measure the time to read a ledger of 10,000 and of 100,000 entries
 	@$(BIN)/python -m tests.benchmarks.bench_ledger

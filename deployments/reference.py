@@ -23,7 +23,7 @@ from deployments.config.risk import DEFAULTS
 from tasks.policy.decision.retraining import RetrainingPolicy
 
 HERE = Path(__file__).parent
-WAYS_IN = ("labels", "predictions", "adopt", "training", "features", "metrics", "triggers", "alerts")
+WAYS_IN = ("labels", "predictions", "adopt", "training", "features", "metrics", "triggers", "alerts", "edge")
 """Sections of "Bring what you have", in this order: files of the folder `ways_in`."""
 Schema = Mapping[str, Any]
 LOWER = {"minimum": "≥", "exclusiveMinimum": ">"}

@@ -33,6 +33,7 @@ from tasks.rollout.access import admit, check_window
 from tasks.rollout.outcome import evaluate_promotion
 from tasks.rollout.probation import watch_fresh_champion
 from tasks.rollout.steps import carry_on
+from tasks.training.online import learn_online
 
 
 @flow(name="monitor", flow_run_name=run_name("monitor"))
@@ -73,7 +74,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         probes = score_probes(config, run, (performance, *revised))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
     diagnosis = diagnose_window(config, run, evidence, revised)
-    judgement = decide(config, run, evidence, revised, diagnosis)
+    judgement = learn_online(config, run, decide(config, run, evidence, revised, diagnosis))
     evaluate_promotion(config, run.with_labels(revised))
     recorded_now = publish_judgement(config, run, judgement)
     if config.predictions:

@@ -54,6 +54,7 @@ Moment = Annotated[datetime, AfterValidator(in_utc)]
 DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
 Actor = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 EarlierVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
+UpdateFile = Annotated[OneLine, Field(min_length=1, max_length=2000)]
 Reason = Annotated[OneLine, Field(min_length=3, max_length=2000)]
 
 

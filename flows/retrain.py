@@ -4,6 +4,7 @@ For a challenger that passes, the run emits `perennial.challenger.validated`. On
 and the champion stays.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from prefect import flow
@@ -16,6 +17,7 @@ from flows.parameters import (
     Model,
     Moment,
     Reason,
+    UpdateFile,
     manual_decision_id,
     resolve_as_of,
     run_name,
@@ -23,7 +25,7 @@ from flows.parameters import (
 )
 from tasks.adapters.orchestration import run_identity
 from tasks.data.snapshot import land_labels, take_snapshot
-from tasks.data.split import split_labelled_rows
+from tasks.data.split import after, split_labelled_rows
 from tasks.monitoring.decision import check_budget
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.governance.access import Override
@@ -31,11 +33,13 @@ from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import Preview
+from tasks.record.edge import read_update, record_update
 from tasks.record.history import find_champion, find_earlier, load_validation, next_cost_usd, spent_usd
-from tasks.record.preview import preview_retraining, preview_trial
+from tasks.record.preview import preview_retraining, preview_trial, preview_update
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
-from tasks.rollout.access import admit, check_decision, check_trigger, use_override
+from tasks.rollout.access import admit, check_decision, check_named, check_trigger, use_override
 from tasks.rollout.lease import with_lease
+from tasks.training.device_updates import take_in_update
 from tasks.training.race import race_strategies
 from tasks.training.readiness import require_training
 from tasks.training.shared_budget import claim_shared_budget
@@ -56,6 +60,7 @@ def retrain(
     override: Override | None = None,
     dry_run: bool = False,
     earlier: EarlierVersion | None = None,
+    update: UpdateFile | None = None,
 ) -> ValidationReport | Preview | None:
     """Train a challenger and compare it with the champion. The first model is compared with a constant prediction.
 
@@ -68,11 +73,14 @@ def retrain(
         override: Exceed the budget in the name of a person, with a reason and an expiry; recorded in the ledger.
         dry_run: Only show the training rows, their cost and what would block the retrain. Nothing is changed or stored.
         earlier: Version number of an earlier champion to validate again. Nothing is trained and no budget is used.
+        update: Path of a device's signed update, to validate as the challenger. Nothing is trained and no budget is used.
     """
     config = admit(model)
     as_of, principal = resolve_as_of(config, until), run_identity.creator(requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
     request = RunRequest("retrain", model, principal, requested_by, as_of, wall_clock(), reason, override)
+    if update:
+        return _validate_update(config, request, update, dry_run)
     require_training(config)
     if dry_run:
         return _preview(config, request, decision_id, earlier)
@@ -110,6 +118,30 @@ def _find_or_train(
         return find_earlier(config, again, decision_id)
     train = train_challenger.with_options(timeout_seconds=longest_training_s(config))
     return train(config, split[0], decision_id, split[1], race)
+
+
+def _validate_update(
+    config: ModelConfig, request: RunRequest, address: str, dry_run: bool
+) -> ValidationReport | Preview:
+    """Validate what a device learned as the challenger: the champion's trees with other leaf values."""
+    if not dry_run:
+        check_trigger(config, request)
+        check_named(config, request)
+    champion = find_champion(config, required=True)
+    signed = read_update(config, address, champion, request.now)
+    request = replace(request, reason=signed.update.sentence)
+    if not dry_run:
+        check_decision(config, request, signed.update.decision_id)
+        land_labels(config, request.as_of)
+    _, holdout = split_labelled_rows(config, request.as_of)
+    holdout = after(config, holdout, signed.update.seen_until(champion))
+    if dry_run:
+        return preview_update(config, request, holdout)
+    challenger = take_in_update(config, champion, signed)
+    record_update(config, request, signed.update)
+    validation = validate_challenger(config, challenger, champion, holdout)
+    publish_validation(config, request, challenger, validation)
+    return validation
 
 
 def _preview(config: ModelConfig, request: RunRequest, decision_id: str, earlier: str | None) -> Preview:

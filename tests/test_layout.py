@@ -298,11 +298,11 @@ def test_every_module_command_in_a_readme_exists():
 
 
 def test_every_perennial_command_in_a_readme_is_valid():
-    lines = re.findall(r"(?:^|`)perennial ((?:run +|audit +|alerts +)?[a-z]+\b[^`\n#]*)", readmes(), re.M)
+    lines = re.findall(r"(?:^|`)perennial ((?:run +|audit +|alerts +|edge +)?[a-z]+\b[^`\n#]*)", readmes(), re.M)
     assert len(lines) > 20
     for line in lines:
         words = line.split()
-        command = words[: 2 if words[0] in ("run", "audit", "alerts") else 1]
+        command = words[: 2 if words[0] in ("run", "audit", "alerts", "edge") else 1]
         shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
         assert shown.exit_code == 0, f"perennial {line}: {shown.output}"
         missing = [word for word in re.findall(r"--[a-z][a-z-]+", line) if word not in shown.output]

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deployments.cli import audit, files, flows, servers
+from deployments.cli import audit, edge, files, flows, servers
 from deployments.cli.output import examples
 from tasks.policy.records.errors import PerennialError
 
@@ -83,6 +83,7 @@ files.add_to(app)
 servers.add_to(app)
 flows.add_to(app)
 app.add_typer(audit.app, name="audit", rich_help_panel=flows.PANEL)
+app.add_typer(edge.app, name="edge", rich_help_panel=flows.PANEL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

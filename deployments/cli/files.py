@@ -148,7 +148,7 @@ def check(
 
     Exits with 1 if a file is invalid: the message names the field, what was found and what was expected.
     """
-    from deployments.cli.checking import CheckResults, check_files, check_fleet  # loads machine learning libraries
+    from deployments.new.checking import CheckResults, check_files, check_fleet  # loads machine learning libraries
 
     found = []
     with progress("checking"):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from deployments.config.folders import FLEET
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, metric_names
+from tasks.policy.training.search import cost_of_search
 
 if TYPE_CHECKING:
     from deployments.config.model import ModelConfig
@@ -21,6 +22,7 @@ def check_consistency(config: "ModelConfig") -> None:
         _check_evidently_columns,
         _check_rollout_unit,
         _check_training,
+        _check_online,
         _check_name,
         _check_approvers,
         _check_months,
@@ -133,6 +135,27 @@ def _check_rollout_unit(config: "ModelConfig") -> None:
         raise ValueError(f"rollout.unit is {unit!r}, which comes with the label, expected a column that rows have")
 
 
+def _check_online(config: "ModelConfig") -> None:
+    if config.training.online is None:
+        return
+    if config.task == "multiclass":
+        raise ValueError("training.online does not fit task multiclass, expected it with task: binary or regression")
+    if config.predictions is not None:
+        raise ValueError(
+            "training.online is given beside predictions, expected one of them: your own service answers, so nothing here can "
+            "correct it"
+        )
+    own = config.training.pipeline or not str(config.training.estimator or "xgboost").startswith("xgboost")
+    if own or config.training.function or config.training.is_foreign:
+        raise ValueError(
+            f"training.online is given with {config.training.trainer}, expected XGBoost, whose leaves it corrects; remove one"
+        )
+    if config.performance.metric == "pinball":
+        raise ValueError(
+            "training.online does not fit metric pinball: a leaf's mean residual says nothing about a quantile"
+        )
+
+
 def _check_training(config: "ModelConfig") -> None:
     other, training = config.columns.features.other, config.training
     if other and not training.reads_other:
@@ -140,9 +163,36 @@ def _check_training(config: "ModelConfig") -> None:
             f"columns.features.other has {other[0]!r}, which {training.trainer or 'XGBoost'} cannot read, expected "
             "training.pipeline, which turns it into numbers, or training.function; else list it under columns.extra"
         )
+    if training.search and not training.is_estimator:
+        raise ValueError(
+            f"training.search is given with {training.trainer}, expected it with an estimator; your own code searches by itself"
+        )
+    if training.search and training.search.usd is not None and cost_of_search(config.budget, 1.0, 1.0) == 0:
+        raise ValueError(
+            "training.search.usd limits nothing where budget.compute_usd_per_hour and cpu_usd_per_hour are 0, expected minutes"
+        )
+    _check_recipe(config)
     if training.registered_model == config.name:
         raise ValueError(
             f"training.registered_model is {config.name!r}, where Perennial registers its own versions, expected another name"
+        )
+
+
+def _check_recipe(config: "ModelConfig") -> None:
+    recipe, features = config.training.recipe, config.columns.features
+    if recipe is None:
+        return
+    if not config.training.is_estimator or config.training.pipeline:
+        raise ValueError(
+            "training.recipe derives features for an estimator without a pipeline, expected neither beside it"
+        )
+    for name in recipe.sources:
+        expected = "categorical" if name in recipe.target_encoded else "numeric"
+        if name not in getattr(features, expected):
+            raise ValueError(f"training.recipe has {name!r}, expected one of columns.features.{expected}")
+    if recipe.target_encoded and config.task == "multiclass":
+        raise ValueError(
+            "training.recipe.target_encoded does not fit task multiclass, expected a number or two classes"
         )
 
 

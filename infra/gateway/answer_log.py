@@ -54,6 +54,13 @@ class Answer:
 
 
 @dataclass
+class CorrectedAnswer(Answer):
+    """A row that the champion answered with an online state."""
+
+    online_state: int
+
+
+@dataclass
 class AnswerLog:
     """The log of one model in this process."""
 
@@ -179,20 +186,25 @@ def _take_lock(file: int) -> bool:
 
 
 def _read(path: Path, task: str) -> pa.Table:
-    """Read a segment's complete lines; a killed writer may have left half a line."""
+    """Read a segment's complete lines; a killed writer may have left half a line.
+
+    The column `online_state` is left out where no row has one.
+    """
     content = path.read_bytes()
     prediction = pa.list_(pa.float64()) if task == "multiclass" else pa.float64()
     kinds: Sequence[tuple[str, pa.DataType]] = [
         ("id", pa.string()), ("time", pa.timestamp("us", "UTC")), ("prediction", prediction),
         ("model_version", pa.string()), ("role", pa.string()), ("step", pa.string()), ("request_id", pa.string()),
         ("unit", pa.string()), ("latency_s", pa.float64()), ("error", pa.string()),
+        ("online_state", pa.int64()),
     ]  # fmt: skip
     schema = pa.schema(kinds)
     complete = content[: content.rfind(b"\n") + 1]
     if not complete:
-        return schema.empty_table()
+        return schema.empty_table().select(schema.names[:-1])
     parsing = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
     longest = max(map(len, complete.splitlines()))
     reading = pa_json.ReadOptions(block_size=max(BLOCK_BYTES, 2 * longest))  # Arrow refuses a line of two blocks
     table: pa.Table = pa_json.read_json(pa.BufferReader(complete), read_options=reading, parse_options=parsing)
-    return table.select(schema.names)
+    corrected = table["online_state"].null_count < len(table)
+    return table.select(schema.names if corrected else schema.names[:-1])

@@ -11,12 +11,14 @@ from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
 from deployments.config.blocks.data import Columns
 from tasks.adapters.lake.row_identity import ESCAPE, SEPARATOR
 from tasks.adapters.models.encoding import EXPECTED, Encoding, RawEncoding, arrow_type
+from tasks.adapters.recipes.derived import DerivedFeatures
 from tasks.policy.records.errors import FeatureError, RequestRefused
 from tasks.policy.rollout.traffic import canonical_unit
 
@@ -125,9 +127,23 @@ class RowEncoder:
             name: {text: float(code) for code, text in enumerate(texts)} for name, texts in encoding.categories.items()
         }
         self._features = [(name, kind, codes.get(name, {})) for name, kind in encoding.features]
+        self._names, self._derived = encoding.names, encoding.derived
+        self._derives = encoding.derived != DerivedFeatures()
 
-    def encode(self, row: Row) -> list[float]:
-        """Return one number for each feature, NaN for null and unseen values. Raises FeatureError naming the column."""
+    def encode(self, row: Row, moment: datetime | None = None) -> list[float]:
+        """Return one number for each input, NaN for null and unseen values. Raises FeatureError naming the column.
+
+        `moment` is the row's time, in UTC; without one, calendar parts are missing.
+        """
+        encoded = self._encode_features(row)
+        return self._with_derived(encoded, moment) if self._derives else encoded
+
+    def _with_derived(self, encoded: list[float], moment: datetime | None) -> list[float]:
+        times = np.array([moment.replace(tzinfo=None) if moment else None], "datetime64[us]")
+        inputs: list[float] = self._derived.applied(self._names, np.array([encoded], np.float32), times)[0].tolist()
+        return inputs
+
+    def _encode_features(self, row: Row) -> list[float]:
         encoded = []
         for name, kind, codes in self._features:
             value = row.get(name, _MISSING)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
 
-from infra.gateway.answer_log import Answer, AnswerLog
+from infra.gateway.answer_log import Answer, AnswerLog, CorrectedAnswer
 from infra.gateway.metrics import Metrics
 from infra.gateway.requests import Row, is_null, read_id, read_time, read_unit
 from infra.gateway.shadows import ShadowQueue
@@ -123,7 +123,8 @@ class ModelService:
         faults: list[str | None] = []
         refusal = None
         try:
-            predictions = version.predict([exchange.rows[number] for number in numbers], numbers)
+            times = [exchange.identities[number].time for number in numbers]
+            predictions = version.predict([exchange.rows[number] for number in numbers], numbers, times)
             if len(predictions) != len(numbers):
                 raise ValueError(f"{len(predictions)} predictions for {len(numbers)} rows")
             found, faults = predictions, [self._fault_of(prediction) for prediction in predictions]
@@ -156,10 +157,11 @@ class ModelService:
         for number, prediction, fault_of_row in zip(numbers, found, faults, strict=True):
             row = exchange.identities[number]
             usable = prediction if fault_of_row is None else None
+            answer = Answer(
+                row.id, row.time, usable, version.number, role, step, request_id, row.unit, seconds, fault_of_row
+            )
             answers.append(
-                Answer(
-                    row.id, row.time, usable, version.number, role, step, request_id, row.unit, seconds, fault_of_row
-                )
+                answer if version.state is None else CorrectedAnswer(**vars(answer), online_state=version.state)
             )
             if usable is not None and role != "shadow":
                 exchange.predictions[number] = usable

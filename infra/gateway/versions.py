@@ -10,21 +10,24 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, Self
 
 import numpy as np
 
 from deployments.config.model import ModelConfig
 from infra.gateway.requests import Row, RowEncoder, jsonable, raw_table
 from infra.gateway.trees import Prediction, TreeEvaluator
-from tasks.adapters import ledger, registry
+from tasks.adapters import ledger, online, registry
 from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.traffic.split_store import read_split
 from tasks.policy.records.errors import FeatureError, ModelFileError, PerennialError, PromotionRefused, RequestRefused
+from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.rollout.versions import why_not_approved, why_not_serve, why_not_trusted
+from tasks.policy.training.online import OnlineState
 
 logger = logging.getLogger(__name__)
 FEW_ROWS = 8
@@ -46,23 +49,27 @@ class ServedVersion:
     scorer: Scorer
     encoder: RowEncoder
     evaluator: TreeEvaluator | None = None
+    recorded: OnlineState | None = None
+    """The online state that the ledger names for a champion; None for the frozen model."""
+    state: int | None = None
+    """Number of the online state in the scorer. None where its file cannot be used, so the frozen model answers."""
 
     @classmethod
-    def of(cls, number: str, scorer: Scorer) -> "ServedVersion":
+    def of(cls, number: str, scorer: Scorer, recorded: OnlineState | None = None, state: int | None = None) -> Self:
         """Prepare a scorer, and predict once with it. Raises one of FAILURES if it cannot."""
         encoding = scorer.encoding
         evaluator = None
         is_raw = isinstance(encoding, RawEncoding)
         if hasattr(scorer.estimator, "get_booster") and not is_raw:
             try:
-                sizes = [len(encoding.categories.get(name, ())) for name in encoding.names]
+                sizes = [len(encoding.categories.get(name, ())) for name in encoding.inputs.names]
                 evaluator = TreeEvaluator(scorer.estimator.get_booster(), sizes)
             except (ValueError, LookupError, RecursionError) as error:
                 logger.info("version %s: predicts with XGBoost itself (%s)", number, error)
         if evaluator and not evaluator.matches(scorer.predict_encoded):
             logger.warning("version %s: predicts with XGBoost itself: the fast path is not equal", number)
             evaluator = None
-        version = cls(number, scorer, RowEncoder(encoding), evaluator)
+        version = cls(number, scorer, RowEncoder(encoding), evaluator, recorded, state)
         tried = version.try_rows(FEW_ROWS + 1)
         for rows in (tried[:1], tried):
             version.predict(rows)
@@ -76,8 +83,12 @@ class ServedVersion:
             return [jsonable(row) for row in self.scorer.synthetic_rows(count).to_pylist()]
         return [dict.fromkeys(self.scorer.encoding.names)] * count
 
-    def predict(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Prediction]:
+    def predict(
+        self, rows: Sequence[Row], numbers: Sequence[int] | None = None, times: Sequence[datetime] = ()
+    ) -> list[Prediction]:
         """Predict rows of JSON values as `Scorer.predict` does. `numbers` are the rows' numbers in the request.
+
+        `times` are the rows' times; a request's row without one has the time of the request.
 
         Raises RequestRefused for a row that the model cannot read, and whatever the estimator raises.
         """
@@ -86,7 +97,7 @@ class ServedVersion:
         encoded = []
         for place, row in enumerate(rows):
             try:
-                encoded.append(self.encoder.encode(row))
+                encoded.append(self.encoder.encode(row, times[place] if times else None))
             except FeatureError as error:
                 raise RequestRefused(f"row {numbers[place] if numbers else place}: {error}") from None
         if isinstance(self.scorer, ForeignScorer):  # it reads the values themselves, which were checked above
@@ -142,7 +153,7 @@ class Follower:
                 registry.version(name, registry.CHAMPION)  # raises NoChampion with what to do
             if loaded is None or loaded.champion.number != number:
                 self._check_moved(str(number))
-            champion = self._load(str(number))
+            champion = self._champion(str(number))
         except FAILURES as error:
             self._set_fault(f"the champion cannot be read: {error}")
             return
@@ -163,6 +174,17 @@ class Follower:
             refusal = why_not_approved(entries, registry.state(name), number)
         if refusal:
             raise PromotionRefused(refusal)
+
+    def _champion(self, number: str) -> ServedVersion:
+        """Return the champion with the online state that serves now, as it is loaded already, or frozen without a state."""
+        recorded = online.serving.current_state(self.config, number)
+        if recorded is None:
+            return self._load(number)
+        loaded = self.serving.champion if self.serving else None
+        if loaded is not None and (loaded.number, loaded.recorded) == (number, recorded):
+            return loaded
+        served = online.serving.load_champion(self.config, self._trusted_version(number))
+        return ServedVersion.of(number, served.scorer, recorded, served.state)
 
     def _challenger(self, split: TrafficSplit, champion: str) -> tuple[ServedVersion | None, str]:
         """Return the split's challenger, or None and why it is not followed."""
@@ -187,13 +209,16 @@ class Follower:
             shadow = loaded.challenger if loaded.split.shadows_challenger else None
             known = (shadow,) if as_shadow else (loaded.champion, None if shadow else loaded.challenger)
             for each in known:
-                if each is not None and each.number == number:
+                if each is not None and each.number == number and each.recorded is None:
                     return each
+        version = self._trusted_version(number)
+        return ServedVersion.of(number, registry.version_files.load_scorer(version, self.config.training.imported))
+
+    def _trusted_version(self, number: str) -> ModelVersion:
         version = registry.version(self.config.name, number)
         if refusal := why_not_trusted(version, self.config.training.trust):
             raise ModelFileError(refusal)
-        scorer = registry.version_files.load_scorer(version, self.config.training.imported)
-        return ServedVersion.of(number, scorer)
+        return version
 
     def _set_fault(self, fault: str) -> None:
         """Log a fault once, not at each poll."""
@@ -213,4 +238,5 @@ def _status(follower: Follower) -> dict[str, Any]:
         return fault
     challenger = found.challenger.number if found.challenger else None
     split = {"challenger": challenger, "share": found.split.share, "step": found.split.step} if challenger else {}
-    return {"champion": found.champion.number, **split, **fault}
+    state = {"online_state": found.champion.state} if found.champion.state is not None else {}
+    return {"champion": found.champion.number, **state, **split, **fault}

@@ -61,6 +61,22 @@ def span_of(config: ModelConfig, training: Snapshot, start: datetime | None, end
     return lake.labelled_snapshot(config, span, training.as_of or span.end, excluding=training.excluding)
 
 
+def after(config: ModelConfig, holdout: Snapshot, moment: datetime) -> Snapshot:
+    """Return the holdout's rows from a time on, which a model that was trained until then has not seen.
+
+    Raises TooEarly if the holdout ends before.
+    """
+    if holdout.window.start >= moment:
+        return holdout
+    if holdout.window.end <= moment:
+        raise TooEarly(
+            f"{config.name}: the latest labelled rows end on {holdout.window.end:%Y-%m-%d %H:%M} UTC, and the model has seen "
+            f"rows until {moment:%Y-%m-%d %H:%M} UTC; expected labels of later rows to compare on"
+        )
+    span = Window(moment, holdout.window.end)
+    return lake.labelled_snapshot(config, span, holdout.as_of or span.end, excluding=holdout.excluding)
+
+
 def _label_delay(config: ModelConfig, as_of: datetime) -> timedelta:
     """Return the delay after which a row's label is expected: the configured one, or the observed one if longer."""
     least = config.columns.label_delay

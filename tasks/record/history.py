@@ -14,7 +14,7 @@ from tasks.adapters import ledger, registry
 from tasks.policy.decision import retraining
 from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
-from tasks.policy.economics.costs import forecast_cost
+from tasks.policy.economics.costs import expected_cost_usd, forecast_cost
 from tasks.policy.records.base import Window, digest, from_json, to_json
 from tasks.policy.records.errors import ModelFileError, NoChampion, NothingToPromote, PromotionRefused
 from tasks.policy.records.events import RunMode
@@ -45,6 +45,7 @@ from tasks.policy.rollout.versions import (
     why_not_serve,
     why_not_trusted,
 )
+from tasks.policy.training.search import expected_search_usd
 
 
 @overload
@@ -192,10 +193,17 @@ def spent_usd(config: ModelConfig, as_of: datetime, excluding_decision: str | No
 
 
 def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
-    """Forecast the cost of the next iteration in USD, on as many rows as the last; None before the first."""
+    """Forecast the cost of the next iteration in USD, on as many rows as the last; None before the first.
+
+    A search is forecast by its own budget, also before the first iteration.
+    """
     used = [usage for at, usage in budget.usages(ledger.entries(config.name)) if at <= as_of]
-    forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
-    return forecast.usd if forecast else None
+    policy = config.training.search
+    searching = (expected_search_usd(policy, config.budget, used) or 0.0) if policy else 0.0
+    if not used:
+        return searching + expected_cost_usd(config.budget, None) if searching else None
+    forecast = forecast_cost(config.budget, [usage.without_search for usage in used], used[-1].rows)
+    return forecast.usd + searching if forecast else None
 
 
 @lru_cache(maxsize=1024)

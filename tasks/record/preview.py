@@ -7,8 +7,9 @@ result. Missing rights are shown as a sentence and are not recorded as a refusal
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, evaluation, ledger, own_training, registry, reports, sources
+from tasks.adapters import candidates, evaluation, ledger, own_training, registry, reports, search, sources
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.economics.budget import usages
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.economics.placement import decide_placement
 from tasks.policy.governance.access import why_not_override, why_not_trigger
@@ -35,6 +36,7 @@ from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.state import rollout_of
 from tasks.policy.rollout.validation import why_not_promote
 from tasks.policy.training.race import RACED, RaceReport, describe_race
+from tasks.policy.training.search import expected_search_usd
 
 
 @stage
@@ -60,7 +62,7 @@ def preview_retraining(
     refusals = collect_refusals((_done(recorded), *access, few, _unusable(config)))
     place = decide_placement(config.placement, rows, config.columns.personal)
     cost = describe_cost(config.budget, budget.spent_usd, budget.cost_usd)
-    reasons = (learns, *_describe_ways(config), cost, describe_place(place))
+    reasons = (learns, *_describe_ways(config), *_describe_search(config), cost, describe_place(place))
     return _shown(Preview(config.name, "retraining", refusals, reasons))
 
 
@@ -80,6 +82,17 @@ def preview_trial(
     )
     refusals = collect_refusals((_done(recorded), *_access_refusals(config, request)))
     return _shown(Preview(config.name, "trial", refusals, (reason,)))
+
+
+@stage
+def preview_update(config: ModelConfig, request: RunRequest, holdout: Snapshot) -> Preview:
+    """Preview the validation of a device's update, which was found sound; `request.reason` describes it."""
+    champion = registry.aliases(config.name)[registry.CHAMPION]
+    reason = (
+        f"{request.reason}; it would be compared with champion {champion} on {holdout.labelled_rows or 0:,} rows of "
+        f"{holdout.window.name}; nothing would be trained"
+    )
+    return _shown(Preview(config.name, "import", collect_refusals(_access_refusals(config, request)), (reason,)))
 
 
 @stage
@@ -147,11 +160,22 @@ def _rows_of_history(config: ModelConfig) -> int:
     return len(sources.read_window(config, config.history()))
 
 
+def _describe_search(config: ModelConfig) -> tuple[str, ...]:
+    """Say what the search for better settings would try and cost; nothing if none is asked for, or it cannot be used."""
+    policy = config.training.search
+    if policy is None or _unusable(config):
+        return ()
+    past = [usage for _, usage in usages(ledger.entries(config.name))]
+    described = search.space.describe(config, expected_search_usd(policy, config.budget, past))
+    return (described,) if described else ()
+
+
 def _unusable(config: ModelConfig) -> str | None:
     """Return why the configured estimator or source function cannot be used; None if both can."""
     try:
         sources.check_function(config)
         own_training.trainer.check(config)
+        search.space.check(config)
     except (SourceError, EstimatorError) as error:
         return str(error)
     return None

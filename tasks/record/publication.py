@@ -169,6 +169,9 @@ def publish_validation(
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     ledger.append(config.name, Fact(kind, validation, request.as_of, decision_id, request.actor))
     reports.artifacts.publish_validation_page(config, validation, challenger.run_id, request.reason)
+    searched = None if recalled else registry.version_files.search_report(challenger)
+    if searched:
+        reports.artifacts.publish_search_page(config, searched, challenger.version)
     hand_over(config, validation, decision_id, request.as_of)
 
 

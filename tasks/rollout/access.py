@@ -17,6 +17,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration
 from tasks.policy.governance.access import why_not_approve, why_not_override, why_not_trigger
 from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound
+from tasks.policy.governance.people import is_unnamed
 from tasks.policy.governance.requests import MOVES, RunRequest, decided, why_not_requested, why_too_early
 from tasks.policy.records.base import MODEL_NAME, Window, digest, from_json
 from tasks.policy.records.errors import AccessRefused
@@ -72,6 +73,14 @@ def check_adopter(config: ModelConfig, request: RunRequest) -> None:
     refusal = why_not_approve(config.access, request.actor, ()) if config.needs_approval else None
     if refusal:
         _refuse(config, request, request.action, refusal)
+
+
+def check_named(config: ModelConfig, request: RunRequest) -> None:
+    """Raise AccessRefused, after recording it, unless a person with a name makes this request: no event, and no schedule."""
+    if request.principal.kind not in ("automation", "schedule") and not is_unnamed(request.actor):
+        return
+    refusal = f"{request.principal} asks to import a device's update, expected a person's name in requested_by"
+    _refuse(config, request, "import", refusal)
 
 
 def check_decision(

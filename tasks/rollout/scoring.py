@@ -8,6 +8,7 @@ turn: what else the machine does then slows both alike.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, lake, models, registry
+from tasks.adapters import evaluation, lake, models, online
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.comparison.guardrails import MIN_TIMED
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY, invalid_rows, missing_rows
@@ -31,12 +32,16 @@ TIMED_BATCHES, TIMING_S = 20, 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """One version's predictions of some rows, NaN where it gave none, its errors, and seconds per batch."""
+    """One version's predictions of some rows, NaN where it gave none, its errors, and seconds per batch.
+
+    `state` is the number of the online state that corrected them, None for the frozen model.
+    """
 
     version: str
     predictions: Floats
     errors: list[str | None]
     seconds: list[float] = field(default_factory=list)
+    state: int | None = None
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -81,12 +86,14 @@ def score_window(
     if trial is not None and split.serves_challenger:
         served_by_challenger[assigned] = trial.answered
     served = ~served_by_challenger if split.serves_challenger else np.ones(len(rows), bool)
-    answers = _champion(config, champion, rows.filter(pa.array(served)))
+    answers = _champion(config, champion, rows.filter(pa.array(served)), snapshot.window.start)
     parts = [_logged(config, rows.filter(pa.array(served)), answers, "champion", split)]
     role: Role = "challenger" if split.serves_challenger else "shadow"
     if trial is not None:
         parts.append(_logged(config, rows.filter(pa.array(assigned)), trial, role, split))
-    landed = lake.land_predictions(config, snapshot.window, champion.version, pa.concat_tables(parts))
+    landed = lake.land_predictions(
+        config, snapshot.window, champion.version, pa.concat_tables(parts, promote_options="default")
+    )
     beside = None
     if challenger is not None and trial is not None:
         compared = _compare_latencies(config, (champion, challenger), rows.filter(pa.array(assigned)))
@@ -95,9 +102,10 @@ def score_window(
         )
     scoring = Scoring(snapshot.window, champion.version, landed, len(rows), _latency(answers.seconds), beside)
     get_run_logger().info(
-        "scoring: %d rows with version %s, p99 %.4f s per %d rows%s",
+        "scoring: %d rows with version %s%s, p99 %.4f s per %d rows%s",
         len(rows),
         champion.version,
+        f" in online state {answers.state}" if answers.state is not None else "",
         scoring.latency.p99_s,
         BATCH_ROWS,
         f"; {beside.rows} rows with version {beside.version} as {beside.role}" if beside else "",
@@ -119,12 +127,12 @@ def _assigned(config: ModelConfig, rows: pa.Table, split: TrafficSplit) -> NDArr
     return mask
 
 
-def _champion(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
-    """Return the champion's answers; its errors are raised."""
-    scorer = registry.version_files.load_scorer(version, config.training.imported)
-    seconds, parts = _timed(scorer.predict, rows)
-    predictions = np.concatenate(parts) if parts else scorer.predict(rows)
-    return _Answers(version.version, predictions, [None] * len(rows), seconds)
+def _champion(config: ModelConfig, version: ModelVersion, rows: pa.Table, start: datetime) -> _Answers:
+    """Return the champion's answers, as its online state corrects them from `start` on; its errors are raised."""
+    served = online.serving.load_champion(config, version, start)
+    seconds, parts = _timed(served.scorer.predict, rows)
+    predictions = np.concatenate(parts) if parts else served.scorer.predict(rows)
+    return _Answers(version.version, predictions, [None] * len(rows), seconds, served.state)
 
 
 def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
@@ -190,11 +198,13 @@ def _compare_latencies(
 
 
 def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, split: TrafficSplit) -> pa.Table:
-    """Return the log's rows of one version, with their units where these are not their ids."""
+    """Return the log's rows of one version, with their units where these are not their ids, and the online state."""
     ids, times, count = rows.column(config.columns.key), rows.column(config.columns.time), len(rows)
-    units = {}
+    further = {}
+    if answers.state is not None:
+        further["online_state"] = pa.array([answers.state] * count, pa.int64())
     if split.serves_challenger and split.unit is not None:
-        units["unit"] = models.encoding.category_texts(rows.column(split.unit))
+        further["unit"] = models.encoding.category_texts(rows.column(split.unit))
     predicted = answers.predictions
     return pa.table(
         {
@@ -206,7 +216,7 @@ def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, 
             "step": pa.array([split.step] * count, pa.string()),
             "error": pa.array(answers.errors, pa.string()),
         }
-        | units
+        | further
     )
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, gates, inspection, models, own_training, profiling, sources
+from tasks.adapters import evaluation, gates, inspection, models, own_training, profiling, search, sources
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, TrainingRefused
 from tasks.policy.statistics.metrics import compute
@@ -34,7 +34,7 @@ def check_training(config: ModelConfig) -> tuple[str, ...]:
     sources.check_function(config)
     for name in config.metrics:
         _probe(config, name)
-    found = own_training.trainer.check(config)
+    found = (*own_training.trainer.check(config), *search.space.check(config))
     if config.drift.evidently:
         gates.evidently_metrics.check_items(config)
     if config.quality.suite:

@@ -24,6 +24,7 @@ from tasks.adapters import (
     own_training,
     profiling,
     registry,
+    search,
 )
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
@@ -35,6 +36,7 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import without_secrets
 from tasks.policy.training.race import RaceReport, Strategy
+from tasks.policy.training.search import TOLERANCE, SearchReport, limit_s
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.checkpoints.training import TrainingCheckpoints
@@ -97,8 +99,10 @@ def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> Refer
 
 
 def longest_training_s(config: ModelConfig) -> float:
-    """Return the stage's time limit: that of training, and time to take the model in and register it."""
-    return config.training.timeout_hours * 3600 + TAKE_IN_S
+    """Return the stage's time limit: that of training, of the search, and time to take the model in and register it."""
+    policy = config.training.search
+    searches = (limit_s(policy, config.budget) or 0.0) * (1 + TOLERANCE) if policy else 0.0
+    return config.training.timeout_hours * 3600 + searches + TAKE_IN_S
 
 
 # one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
@@ -205,20 +209,15 @@ def _train_on(
     elif config.training.is_foreign:
         job = own_training.snapshot_files.TrainingJob(training, decision_id, rows)
         elsewhere = own_training.trainer.train_elsewhere(config, job)
+    chosen, searched = _search(config, training, decision_id, rows)
     plan = models.estimators.FitPlan(
         checkpoints=None if in_replay else _checkpoints(config, training, decision_id), engine=_engine(config)
     )
-    fitted = elsewhere.fitted if elsewhere else _fit(config, given, rows, plan)
+    fitted = elsewhere.fitted if elsewhere else _fit(chosen, given, rows, plan)
     trained = _with_references(config, training, rows, fitted, profile)
-    trained = replace(
-        trained,
-        race=given.race,
-        refit=None if elsewhere else _refit(config, given, rows, replace(plan, validated=fitted)),
-    )
-    peak_memory_mb = models.resources.peak_memory_mb()
-    raced = (given.race.wall_s, given.race.cpu_s) if given.race else (0.0, 0.0)
-    wall_s, cpu_s = perf_counter() - began[0] + raced[0], process_time() - began[1] + raced[1]
-    used = Usage(len(rows), wall_s, cpu_s, peak_memory_mb)
+    refit = None if elsewhere else _refit(chosen, given, rows, replace(plan, validated=fitted))
+    trained = replace(trained, race=given.race, search=searched, refit=refit)
+    used = _used(began, len(rows), given.race, searched)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     _log_training(config, fitted, used)
@@ -250,6 +249,37 @@ def _engine(config: ModelConfig) -> "Engine | None":
     if kind == "memory":
         return None
     return engines.row_batches.Engine(config.name, kind, config.training.dask_scheduler)
+
+
+def _used(began: tuple[float, float], rows: int, race: RaceReport | None, searched: SearchReport | None) -> Usage:
+    """Return what training used since it `began`, with the race before it, and the search's part of it."""
+    wall_s, cpu_s = perf_counter() - began[0], process_time() - began[1]
+    if searched is not None:  # what a search spent before it was interrupted is charged too
+        wall_s, cpu_s = max(wall_s, searched.wall_s), max(cpu_s, searched.cpu_s)
+    wall_s, cpu_s = wall_s + (race.wall_s if race else 0.0), cpu_s + (race.cpu_s if race else 0.0)
+    spent = (searched.wall_s, searched.cpu_s) if searched else (0.0, 0.0)
+    return Usage(rows, wall_s, cpu_s, models.resources.peak_memory_mb(), search_wall_s=spent[0], search_cpu_s=spent[1])
+
+
+def _search(
+    config: ModelConfig, training: Snapshot, decision_id: str, rows: pa.Table
+) -> tuple[ModelConfig, SearchReport | None]:
+    """Search better settings if the model's file asks for it; return the settings to train with, and what was searched.
+
+    The champion's settings are those that an earlier search found, as long as the model's file asks for the same ones.
+    """
+    policy = config.training.search
+    if policy is None or (orchestration.runs.run_mode() == RunMode.REPLAY and not policy.in_replays):
+        return config, None
+    job = search.forward_search.SearchJob(policy, decision_id, training.content_hash, training.window.end.isoformat())
+    if registry.CHAMPION in registry.aliases(config.name):
+        champion = registry.version(config.name, registry.CHAMPION)
+        earlier = registry.version_files.search_report(champion)
+        if earlier and earlier.asked_for == search.forward_search.asked_for(config):
+            job = replace(job, parameters=earlier.parameters, recipe=earlier.recipe)
+    chosen, searched = search.forward_search.search(config, rows, job)
+    get_run_logger().info("%s", searched.sentence)
+    return chosen, searched
 
 
 def _fit(config: ModelConfig, given: Rows, rows: pa.Table, plan: "FitPlan") -> "Fitted":

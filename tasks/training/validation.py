@@ -11,7 +11,7 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, lake, models, registry
+from tasks.adapters import evaluation, lake, model_gates, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import WORDS, LabelFacts, judge_labels
 from tasks.policy.records.evidence import ModelVersion, RefitCheck, ValidationReport
@@ -77,9 +77,9 @@ def validate_challenger(
     """Compare both versions on the holdout's labelled rows and decide. `champion` is None for the first model."""
     rows = lake.read_labelled(holdout)
     validated = challenger.before(holdout.window.start)
-    report = decide_validation(
-        config.validation, evaluation.challenger.compare(config, challenger, champion, holdout.window, rows)
-    )
+    compared = evaluation.challenger.compare(config, challenger, champion, holdout.window, rows)
+    gates = model_gates.measure.measure_gates(config, challenger, champion, holdout.window.start, rows)
+    report = decide_validation(config.validation, replace(compared, gates=gates))
     report = _with_labels(report, _judge_labels(config, validated, holdout, rows))
     report = with_refit(report, _check_refit(config, challenger, holdout, rows))
     registry.tag(challenger.model, challenger.version, validation=report.verdict)

@@ -18,9 +18,15 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.candidates import race, strategies
 from tasks.adapters.models.estimators import FitPlan, Fitted
 from tasks.adapters.models.files import Scorer
+from tasks.adapters.online import prequential
 from tasks.adapters.own_training import trainer
-from tasks.policy.records.base import Window, utc
+from tasks.adapters.search.forward_search import SearchJob, search
+from tasks.policy.records.base import utc
+from tasks.policy.statistics import metrics
+from tasks.policy.statistics.resampling import Resampling
+from tasks.policy.training.online import OnlinePolicy
 from tasks.policy.training.race import RacePolicy, RaceReport, Strategy, decide_race
+from tasks.policy.training.search import SearchPolicy, SearchReport
 from tests.benchmarks.streams import Stream
 
 START = utc("2001-01-01")
@@ -29,6 +35,9 @@ HISTORY_SHARE = 0.3
 HOLDOUT_WINDOWS = 2
 WINDOWS_APART = 2
 """Windows from one retrain to the next."""
+SELDOM = 16
+"""Windows from one search to the next, and between the retrains of the arms `seldom`."""
+TRIALS = 12
 FIXED = {"n_estimators": 300, "max_depth": 6, "learning_rate": 0.1, "subsample": 0.8, "colsample_bytree": 0.8}
 
 
@@ -99,6 +108,8 @@ class Replay:
     races: list[RaceReport] = field(default_factory=list)
     champions: list[tuple[int, Scorer]] = field(default_factory=list)
     """Of each retrain: the window at which its rows end, and the validated model of the race."""
+    searched: tuple[int, ModelConfig, SearchReport] | None = None
+    """The latest search: the window before which it ran, the settings to train with, and its report."""
 
     def between(self, first: int, last: int) -> pa.Table:
         """Return the rows of windows [first, last)."""
@@ -119,7 +130,11 @@ class Replay:
 
 
 def replay(stream: Stream) -> dict[str, Arm]:
-    """Return the arms of a stream: `fixed`, `refit`, `race` and `race + refit`."""
+    """Return the arms of a stream.
+
+    At each retrain moment: `fixed`, `refit`, `search`, `search + refit`, `race` and `race + refit`. Retrained only every
+    SELDOM windows: `seldom`, a refitted model that serves unchanged in between, and `seldom + online`.
+    """
     state = Replay(stream, config_of(stream), rows_of(stream))
     for moment in moments(stream):
         served = range(moment, min(stream.windows, moment + WINDOWS_APART))
@@ -129,6 +144,11 @@ def replay(stream: Stream) -> dict[str, Arm]:
         refitted, more = timed(lambda usual=usual, rows=all_rows: trainer.fit(state.config, rows, FitPlan(usual)))
         state.serve("refit", refitted.scorer, served, spent + more)
         _race(state, moment, served)
+        _search(state, moment, served)
+        if moment in list(moments(stream))[:: SELDOM // WINDOWS_APART]:
+            until = range(moment, min(stream.windows, moment + SELDOM))
+            state.serve("seldom", refitted.scorer, until, spent + more)
+            _serve_online(state, refitted.scorer, until)
     return state.arms
 
 
@@ -140,6 +160,45 @@ def moments(stream: Stream) -> Iterator[int]:
 def timed(work: Any) -> tuple[Any, float]:
     began = process_time()
     return work(), process_time() - began
+
+
+def _search(state: Replay, moment: int, served: range) -> None:
+    """Train with the settings of the latest search, which runs again every SELDOM windows."""
+    older, arm = state.between(0, moment - HOLDOUT_WINDOWS), "search"
+    searched_s = 0.0
+    if state.searched is None or moment >= state.searched[0] + SELDOM:
+        found = state.searched[2] if state.searched else None
+        end = START + (moment - HOLDOUT_WINDOWS) * DAY
+        job = SearchJob(
+            SearchPolicy(trials=TRIALS), f"{state.stream.name}-{moment}", f"{moment}", end.isoformat(),
+            found.parameters if found else None, found.recipe if found else None,
+        )  # fmt: skip
+        (chosen, report), searched_s = timed(lambda: search(state.config, older, job))
+        state.searched = (moment, chosen, report)
+        state.arms.setdefault(arm, Arm()).notes.append(report.sentence)
+    chosen = state.searched[1]
+    usual, spent = timed(lambda: trainer.fit(chosen, older))
+    refitted, more = timed(lambda: trainer.fit(chosen, state.between(0, moment), FitPlan(usual)))
+    state.serve(arm, usual.scorer, served, searched_s + spent)
+    state.serve("search + refit", refitted.scorer, served, searched_s + spent + more)
+
+
+def _serve_online(state: Replay, scorer: Scorer, windows: range) -> None:
+    """Serve the model with a corrector that learns from each window once it has ended."""
+    label, metric = state.config.columns.label, state.config.primary_metric
+    parts = [state.between(window, window + 1) for window in windows]
+    encoded = [(scorer.encoding.encode(part), scorer.labels(part.column(label))) for part in parts]
+    resampling = Resampling(0.95, 500, 0)
+    judge = prequential.Judge(metric, bool(state.stream.scale), resampling)
+    margin = state.config.validation.margin(
+        metric.name, metrics.compute(metric, encoded[0][1], scorer.predict(parts[0]))
+    )
+    booster = scorer.estimator.get_booster()
+    answers, spent = timed(lambda: prequential.served_in_order(booster, encoded, OnlinePolicy(), judge, margin))
+    arm = state.arms.setdefault("seldom + online", Arm())
+    losses = [metrics.compute(metric, y, own) for (_, y), own in zip(encoded, answers, strict=True)]
+    arm.losses += [loss / (state.stream.scale or 1.0) for loss in losses]
+    arm.cpu_s += state.arms["seldom"].cpu_s / len(state.arms["seldom"].losses) * len(windows) + spent
 
 
 def _race(state: Replay, moment: int, served: range) -> None:
@@ -179,8 +238,3 @@ def _fit(
         scorer = state.champions[-2][1]
         return Fitted(scorer, {}, {}, {}, None, 0, 0, 0)
     return strategies.fit(state.config, strategy, state.between(*span), base, FitPlan(validated))
-
-
-def windows_between(first: int, last: int) -> Window:
-    """Return the time span of windows [first, last)."""
-    return Window(START + first * DAY, START + last * DAY)

@@ -52,9 +52,9 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
 def test_help_examples_use_existing_options(path):
     shown = help_of(*path)
-    group = path in ((), ("run",), ("audit",), ("alerts",))
+    group = path in ((), ("run",), ("audit",), ("alerts",), ("edge",))
     assert group or "Examples:" in shown
-    for words, options in re.findall(r"\$ perennial ((?:run |audit |alerts )?[a-z]+)(.*)", shown):
+    for words, options in re.findall(r"\$ perennial ((?:run |audit |alerts |edge )?[a-z]+)(.*)", shown):
         known = shown if words.split() == list(path) else help_of(*words.split())
         assert not [option for option in re.findall(r"--[a-z-]+", options) if option not in known]
 
@@ -165,7 +165,7 @@ def test_defect_keeps_its_traceback(monkeypatch):
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("deployments.cli.checking.check_files", broken)
+    monkeypatch.setattr("deployments.new.checking.check_files", broken)
     with pytest.raises(ZeroDivisionError):
         main(["check"])
 

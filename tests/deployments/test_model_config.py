@@ -1,5 +1,6 @@
 """Model files: errors state the place, the value found and what is accepted."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from deployments.config.folders import DEPLOYMENTS
 from deployments.config.loading import load_model_config
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError
+from tasks.policy.training.online import OnlinePolicy
+from tests.support.trained_models import make_config
 
 AIR_TIME = (DEPLOYMENTS / "air_time.yaml").read_text(encoding="utf-8")
 
@@ -140,6 +143,29 @@ def test_error_names_file_field_value_and_expectation(tmp_path, old, new, words)
     assert "mine.yaml: " in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"task": "multiclass"}, "does not fit task multiclass, expected it with task: binary or regression"),
+        ({"estimator": "sklearn.linear_model:Ridge"}, "is given with sklearn.linear_model:Ridge, expected XGBoost"),
+        ({"function": "mine:fit"}, "is given with mine:fit, expected XGBoost"),
+        ({"pipeline": "mine:build"}, "after the pipeline mine:build, expected XGBoost"),
+        ({"metric": "pinball"}, "does not fit metric pinball"),
+        ({}, None),
+        ({"estimator": "xgboost:XGBRegressor"}, None),
+    ],
+)
+def test_online_corrector_needs_an_xgboost_model_of_one_margin(changes, refusal):
+    task, metric = changes.pop("task", "regression"), changes.pop("metric", None)
+    sections = {"performance": {"metric": metric}} if metric else {}
+    training = {"online": {}, **changes}
+    if refusal is None:
+        assert make_config(task, training=training, **sections).training.online == OnlinePolicy()
+        return
+    with pytest.raises(ValueError, match=re.escape(refusal)):
+        make_config(task, training=training, **sections)
 
 
 def test_a_time_as_id_needs_one_source(tmp_path):

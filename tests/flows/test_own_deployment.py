@@ -19,7 +19,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
-from deployments.cli.checking import check_files
+from deployments.new.checking import check_files
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.replay import replay

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from deployments.cli.checking import check_files
 from deployments.config.loading import load_model_config
+from deployments.new.checking import check_files
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain

@@ -24,8 +24,8 @@ from prefect.states import AwaitingRetry, Cancelling
 
 from deployments.apply.definitions import Definitions, read_definitions
 from deployments.apply.deploy import apply
-from deployments.cli.checking import check_files
 from deployments.config.loading import load_model_config
+from deployments.new.checking import check_files
 from flows.retrain import retrain
 from flows.train import train
 from tasks.adapters import registry

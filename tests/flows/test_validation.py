@@ -130,8 +130,8 @@ def test_personal_groups_are_numbered():
     report = validate(config, new, old, holdout)
     assert [item.slice_name for item in report.differences[-2:]] == ["gender=group 1", "gender=group 2"]
     later = guarded(protected=("age_group",))
-    sentence = validate(later, new, old, holdout).reasons[-1]
-    assert sentence == "groups of age_group: not compared, as none has 100 labelled rows that define the metric"
+    reasons = validate(later, new, old, holdout).reasons
+    assert "groups of age_group: not compared, as none has 100 labelled rows that define the metric" in reasons
 
 
 def test_copy_of_the_champion_is_non_inferior_without_gain():

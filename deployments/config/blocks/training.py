@@ -11,7 +11,11 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from deployments.config.blocks.data import ImportPath
 from tasks.policy.records.base import Settings
+from tasks.policy.training.edge import EdgePolicy
+from tasks.policy.training.online import OnlinePolicy
 from tasks.policy.training.race import RacePolicy
+from tasks.policy.training.recipe import FeatureRecipe
+from tasks.policy.training.search import SearchPolicy
 
 HANDED_OVER = ("snapshot", "decision_id", "output")
 """Parameters that a Prefect deployment of the user's own is always given."""
@@ -102,11 +106,23 @@ class Training(Settings):
     refit: bool = Field(True, examples=[False], exclude_if=lambda refit: bool(refit))
     """Fit the model that validation judges once more, on the training rows and the holdout together, with as many rounds.
     That model serves, once it is no worse on the holdout than the one that was validated. Not for a command or a flow."""
+    edge: EdgePolicy = Field(
+        EdgePolicy(), examples=[{"max_age_days": 7}], exclude_if=lambda rules: rules == EdgePolicy()
+    )
+    """What updates of devices must keep to."""
     race: RacePolicy | None = Field(None, examples=[{"windows": 4}], exclude_if=lambda race: race is None)
     """Before each training, let ways to choose the rows compete on the latest closed windows, and train by the best one.
     Default: no race, all rows count alike. Not for a command or a flow."""
+    online: OnlinePolicy | None = Field(None, examples=[{"windows": 12}], exclude_if=lambda policy: policy is None)
+    """Correct the champion between retrains: after each window whose labels have closed, the leaves of its trees learn from the
+    latest ones. `{}` uses the defaults. For XGBoost with two classes or a regression. Default, and once it is removed: the
+    champion stays as it was trained."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""
+    search: SearchPolicy | None = Field(None, exclude_if=lambda policy: policy is None)
+    """Search better parameters and derived features before each training, within a budget. Default: no search."""
+    recipe: FeatureRecipe | None = Field(None, exclude_if=lambda recipe: recipe is None)
+    """Derived features. Default: none, or those that `search` finds."""
     trust: bool = Field(False, examples=[True], exclude_if=lambda trusted: not trusted)
     """Load models from elsewhere that can run code: joblib, pickle, and MLflow models without a safe file.
 
@@ -158,6 +174,11 @@ class Training(Settings):
     def is_foreign(self) -> bool:
         """Whether a program or a flow of the user's own trains the model outside of this process."""
         return bool(self.command or self.flow)
+
+    @property
+    def is_estimator(self) -> bool:
+        """Whether an estimator is trained here, XGBoost or a named one."""
+        return not (self.function or self.is_foreign)
 
     @property
     def is_refitted(self) -> bool:

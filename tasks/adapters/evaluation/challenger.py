@@ -15,7 +15,7 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.evaluation.prediction_log import groups_of, logged_answers
-from tasks.adapters.models.files import Scorer
+from tasks.adapters.models.files import REFUSALS, Scorer
 from tasks.adapters.models.label_alignment import align_labels, all_classes, with_columns
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison import differences
@@ -32,12 +32,10 @@ from tasks.policy.statistics.metrics import Floats
 from tasks.policy.statistics.resampling import Resampling
 
 SMOKE_ROWS = 32
-REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Exceptions of an estimator that cannot predict. Shortages of the machine (memory, disk) are not the model's fault."""
 
 
 @dataclass(frozen=True)
-class _Scored:
+class ScoredRows:
     """Rows with a label, and each version's predictions for them, in one order of classes, the challenger's first."""
 
     rows: pa.Table
@@ -53,11 +51,13 @@ def compare(
 ) -> Comparison:
     """Predict these labelled rows with both versions now, and measure the differences.
 
-    Of a version that was refitted with some of these rows, the model before the refit is compared.
+    Of a version that was refitted with some of these rows, the model before the refit is compared. A champion with an online
+    corrector is compared as it served: by the answers that it logged before these labels were known.
     """
     challenger, champion = challenger.before(holdout.start), champion and champion.before(holdout.start)
-    scored = _score(config, [version for version in (challenger, champion) if version is not None], rows)
-    if not isinstance(scored, _Scored):
+    as_served = champion.version if champion and config.training.online else None
+    scored = score_rows(config, [version for version in (challenger, champion) if version is not None], rows, as_served)
+    if not isinstance(scored, ScoredRows):
         return Comparison(challenger, champion, holdout, len(rows), faults=scored)
     remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
     compared = Comparison(challenger, champion, holdout, len(scored.rows), remarks=remarks)
@@ -70,23 +70,26 @@ def compare_refit(
     config: ModelConfig, challenger: ModelVersion, start: datetime, rows: pa.Table
 ) -> MetricDifference | str:
     """Return the gain of a version's serving model over the validated one on the holdout's rows, or why there is none."""
-    scored = _score(config, [challenger, challenger.before(start)], rows)
-    if not isinstance(scored, _Scored):
+    scored = score_rows(config, [challenger, challenger.before(start)], rows)
+    if not isinstance(scored, ScoredRows):
         return scored[0] if scored else "the holdout has no labelled rows"
     pairs = PairedPredictions(scored.y_true, champion=scored.predictions[1], challenger=scored.predictions[0])
     resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)
     return differences.difference(config.primary_metric, pairs, resampling)
 
 
-def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> _Scored | tuple[str, ...]:
+def score_rows(
+    config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table, as_served: str | None = None
+) -> ScoredRows | tuple[str, ...]:
     """Return the rows with the predictions of all versions; else the faults, none if there are no rows.
 
-    A version of somebody else's service gave its answers already: rows without one are left out for all versions.
+    A version of somebody else's service gave its answers already: rows without one are left out for all versions. Of the
+    version `as_served`, the answers that were logged replace the predictions.
     """
     for version in versions:
         if version.observed_as is not None:
             rows = rows.filter(pa.array(logged_answers(config, version.version, rows)[0]))
-    outcomes = [_answers(config, version, rows) for version in versions]
+    outcomes = [_answers(config, version, rows, version.version == as_served) for version in versions]
     faults = tuple(found for found in outcomes if isinstance(found, str))
     answers = [found for found in outcomes if not isinstance(found, str)]
     if faults or not len(rows):
@@ -101,18 +104,26 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
         prediction_histogram(version.version, values) for version, (_, values) in zip(versions, answers, strict=True)
     ]
     own = rows.filter(pa.array(known))
-    return _Scored(
+    return ScoredRows(
         own, with_columns(config, y_true[known], own), [values[known] for values in aligned], classes, histograms
     )
 
 
-def _answers(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> tuple[tuple[str, ...], Floats] | str:
+def _answers(
+    config: ModelConfig, version: ModelVersion, rows: pa.Table, as_served: bool
+) -> tuple[tuple[str, ...], Floats] | str:
     """Return the version's classes and predictions, as it logged them or as it predicts now; else why it cannot serve."""
     if version.observed_as is not None:
         classes = registry.classes(config.name, version.version) if config.task != "regression" else ()
         return classes, logged_answers(config, version.version, rows)[1]
     found = try_predict(version, rows, config.training.imported)
-    return found if isinstance(found, str) else (found[0].classes, found[1])
+    if isinstance(found, str):
+        return found
+    scorer, predictions = found
+    if as_served:
+        logged, answers = logged_answers(config, version.version, rows)
+        predictions[logged] = answers
+    return scorer.classes, predictions
 
 
 def try_predict(
@@ -165,7 +176,7 @@ def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
     return np.array([shares[name] for name in classes]) if set(classes) <= set(shares) else None
 
 
-def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Comparison:
+def _measured(config: ModelConfig, compared: Comparison, scored: ScoredRows) -> Comparison:
     """Return the comparison with its measurements: the paired differences, or the first model's own value."""
     metric, y_true, new = config.primary_metric, scored.y_true, scored.predictions[0]
     resampling = Resampling(config.validation.confidence, differences.DRAWS, config.training.seed)

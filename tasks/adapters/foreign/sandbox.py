@@ -210,7 +210,7 @@ class _Child:
             "memory_bytes": MEMORY_BYTES, "cpu_s": CPU_S, "file_bytes": HOME_BYTES, "processes": _most_processes(),
         }  # fmt: skip
         program = [sys.executable, "-P", "-B", str(child.__file__), json.dumps(settings)]
-        environment = _environment(place / "home")
+        environment = clean_environment(place / "home")
         namespaces = isolation()
         if namespaces:
             program = [*namespaces, *_confined(_hidden(place), place / "home"), *program]
@@ -319,7 +319,7 @@ class _Child:
         return f" ({lines[-1][:200]})" if lines else ""
 
 
-def _environment(home: Path) -> dict[str, str]:
+def clean_environment(home: Path) -> dict[str, str]:
     """Return the child's environment: what it needs to run, and nothing that lets it log in anywhere."""
     own = {name: os.environ[name] for name in PASSED if name in os.environ}
     limit = str(threads())

@@ -6,7 +6,7 @@ absent or of another type, which breaks the contract; the error names column and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -19,8 +19,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from deployments.config.blocks.data import Features
 from tasks.adapters.boosters.library import EncodedInputs
 from tasks.adapters.lake import label_spellings
+from tasks.adapters.recipes.calendar_parts import utc_times
+from tasks.adapters.recipes.derived import DerivedFeatures, TrainingRows, fit_derived
 from tasks.policy.records.errors import FeatureError
 from tasks.policy.records.reports import FeatureKind
+from tasks.policy.training.recipe import FeatureRecipe
 
 Matrix = NDArray[np.float32]
 Codes = NDArray[np.int64]
@@ -42,25 +45,37 @@ LIST = "list of "
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """The frozen encoding: features in order with their kind, and the sorted categories seen in training."""
+    """The frozen encoding: features in order with their kind, the sorted categories seen in training, derived features."""
 
     features: tuple[tuple[str, FeatureKind], ...]
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    derived: DerivedFeatures = field(default=DerivedFeatures(), kw_only=True)
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.features)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that rows must have: the features, and the time if features are derived from it."""
+        return (*self.names, *([self.derived.time] if self.derived.time else []))
+
+    @property
     def inputs(self) -> EncodedInputs:
-        """The features as gradient boosting libraries need them."""
-        return EncodedInputs(
-            self.names, tuple(place for place, (_, kind) in enumerate(self.features) if kind == "categorical")
-        )
+        """The columns of the matrix as gradient boosting libraries need them: the features, then the derived ones."""
+        categorical = tuple(place for place, (_, kind) in enumerate(self.features) if kind == "categorical")
+        return EncodedInputs((*self.names, *self.derived.names), categorical)
 
     def encode(self, rows: Rows) -> Matrix:
-        """Encode rows as float32 of shape (rows, features). Raises FeatureError on a missing column or another type."""
-        table = as_table(rows, self.names)
+        """Encode rows as float32 of shape (rows, inputs). Raises FeatureError on a missing column or another type."""
+        table = as_table(rows, self.columns)
+        encoded, time = self._encode_features(table), self.derived.time
+        if self.derived == DerivedFeatures():
+            return encoded
+        times = utc_times(table.column(time), time) if time else None
+        return self.derived.applied(self.names, encoded, times)
+
+    def _encode_features(self, table: pa.Table) -> Matrix:
         matrix = np.empty((table.num_rows, len(self.features)), np.float32)
         for position, (name, kind) in enumerate(self.features):
             column = typed(table, name, kind)
@@ -89,6 +104,19 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):
 
     def transform(self, rows: Rows) -> Matrix:
         return self.encoding_.encode(rows)
+
+    def derive(self, recipe: FeatureRecipe, time: str, rows: pa.Table, y: NDArray[np.float64]) -> Matrix:
+        """Fit a recipe to the training rows after `fit`, and return their matrix; they are in order of `time`.
+
+        Unlike `transform`, no row's matrix depends on its own label or a later one.
+        """
+        encoding = self.encoding_
+        sizes = {name: len(categories) for name, categories in encoding.categories.items()}
+        times = utc_times(rows.column(time), time)
+        given = TrainingRows(encoding.names, encoding.encode(rows), times, y, sizes)
+        derived, matrix = fit_derived(recipe, time, given)
+        self.encoding_ = replace(encoding, derived=derived)
+        return matrix
 
 
 @dataclass(frozen=True, slots=True)

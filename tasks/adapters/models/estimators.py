@@ -30,7 +30,7 @@ from tasks.adapters.engines import dask_cluster, device
 from tasks.adapters.engines.row_batches import Engine, RowBatches
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import SplitEncoder, Stopped, TrainingData, choose_rounds, with_rounds
-from tasks.adapters.models.encoding import Encoding, FeatureEncoder, RawEncoding, encode_labels, kinds
+from tasks.adapters.models.encoding import Encoding, FeatureEncoder, Matrix, RawEncoding, encode_labels, kinds
 from tasks.adapters.models.files import Floats, Scorer
 from tasks.adapters.models.label_alignment import with_columns
 from tasks.adapters.models.preparation import by_position, per_feature, preparation
@@ -109,12 +109,13 @@ def fit(
     codes = encode_labels(given, classes)
     kind = estimator_class(config)
     encoder = own or FeatureEncoder(config.columns.features).fit(rows)
+    matrix: Any = None
+    if isinstance(encoder, FeatureEncoder) and plan.engine is None:
+        matrix = _encode(config, encoder, rows, codes)
     target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     labels = with_columns(config, codes, rows)
     if plan.engine:
-        matrix: Any = RowBatches(rows, target, np.ones(len(target), bool), encoder.transform, plan.engine)
-    else:
-        matrix = None if own else encoder.transform(rows)
+        matrix = RowBatches(rows, target, np.ones(len(target), bool), encoder.transform, plan.engine)
     data = TrainingData(rows, matrix, target, labels, len(classes), own, plan.weights, plan.checkpoints)
 
     def unfitted() -> Any:
@@ -148,6 +149,14 @@ def fit(
         remarks=stopped.remarks,
         chosen_rounds=stopped.rounds,
     )
+
+
+def _encode(config: ModelConfig, encoder: FeatureEncoder, rows: pa.Table, codes: Floats) -> Matrix:
+    """Encode the training rows, with the derived features that the settings ask for."""
+    recipe = config.training.recipe
+    if recipe is None or recipe.is_empty:
+        return encoder.transform(rows)
+    return encoder.derive(recipe, config.columns.time, rows, codes)
 
 
 def fit_weighted(estimator: Any, fitted: tuple[Any, Any], options: FitOptions) -> Any:
@@ -286,6 +295,7 @@ def importance_of(estimator: Any, encoding: Encoding) -> dict[str, float]:
             return {}
         raw = np.abs(np.atleast_2d(np.asarray(weights))).sum(axis=0) if own is None else np.asarray(own)
         if isinstance(step, ColumnTransformer):
-            raw = per_feature(step, raw, len(encoding.names))
+            raw = per_feature(step, raw, len(encoding.inputs.names))
+    raw = encoding.derived.by_source(encoding.names, np.asarray(raw, float))
     total = float(raw.sum())
     return {name: float(value) / total for name, value in zip(encoding.names, raw, strict=True)} if total > 0 else {}

@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline
 
 from tasks.adapters.boosters.known import library_of, library_of_files
 from tasks.adapters.models.encoding import (
+    STORED,
     Encoding,
     Matrix,
     RawEncoding,
@@ -32,7 +33,8 @@ from tasks.adapters.models.encoding import (
 )
 from tasks.adapters.models.label_alignment import align_labels
 from tasks.adapters.models.resources import threads
-from tasks.policy.records.base import newer_format
+from tasks.adapters.recipes.derived import DerivedFeatures
+from tasks.policy.records.base import from_json, newer_format, to_json
 from tasks.policy.records.errors import ModelFileError
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -41,6 +43,8 @@ Floats = NDArray[np.float64]
 DESCRIPTION, ESTIMATOR, TRANSFORMER = "scorer.json", "model.skops", "transformer.skops"
 TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy")
 """Packages whose types any stored estimator may contain."""
+REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Exceptions of an estimator that cannot predict. Shortages of the machine (memory, disk) are not the model's fault."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class Scorer:
         A model of the user's own gets nulls only where training had some.
         """
         columns: dict[str, pa.Array] = {}
+        if self.encoding.derived.time:
+            moments = [None, *(datetime(2024, 1, 1 + row % 31, row % 24, tzinfo=UTC) for row in range(count - 1))]
+            columns[self.encoding.derived.time] = pa.array(moments, STORED["time"])
         for name, kind in self.encoding.features:
             raw = self.encoding if isinstance(self.encoding, RawEncoding) else None
             nulls = [None] if raw is None or name in raw.nullable else []
@@ -135,6 +142,8 @@ def save(scorer: Scorer, folder: Path) -> None:
         }
         if scorer.encoding.transformer is not None:
             (folder / TRANSFORMER).write_bytes(_skops_content(scorer.encoding.transformer))
+    if scorer.encoding.derived != DerivedFeatures():
+        description["derived"] = json.loads(to_json(scorer.encoding.derived))
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
     if library := library_of(scorer.estimator):
         (folder / library.file).write_bytes(library.dump(scorer.estimator, scorer.encoding.inputs.names))
@@ -249,6 +258,7 @@ def _parse(
     encoding = Encoding(
         tuple((name, kind) for name, kind in description["features"]),
         {name: tuple(values) for name, values in description["categories"].items()},
+        derived=from_json(DerivedFeatures, json.dumps(description.get("derived", {}))),
     )
     task: Task = description["task"]
     if library := library_of_files(files):

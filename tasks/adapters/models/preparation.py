@@ -43,7 +43,7 @@ def preparation(estimator: Any, encoding: Encoding) -> SimpleImputer | ColumnTra
     if not any(kind.__module__.startswith(SCALED) for kind in type(estimator).__mro__):
         return filled
     codes = [place for place, (_, kind) in enumerate(encoding.features) if kind == "categorical"]
-    numbers = [place for place in range(len(encoding.features)) if place not in codes]
+    numbers = [place for place in range(len(encoding.inputs.names)) if place not in codes]
     one_hot = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=MOST_CATEGORIES)
     return ColumnTransformer(
         [("numbers", make_pipeline(filled, StandardScaler()), numbers), ("categories", one_hot, codes)],
@@ -67,7 +67,7 @@ def by_position(config: ModelConfig, encoding: Encoding, parameter: str, value: 
         return value
     if parameter in MONOTONE and isinstance(value, Mapping):
         places = _places(config, encoding, parameter, tuple(value))
-        directions = [0] * len(encoding.features)
+        directions = [0] * len(encoding.inputs.names)
         for place, direction in zip(places, value.values(), strict=True):
             directions[place] = direction
         return tuple(directions)

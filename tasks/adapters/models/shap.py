@@ -22,12 +22,13 @@ EXACT_TREES = 400
 def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats | None:
     """Return (n, features) contributions on the margin for evenly spaced rows.
 
-    Multiclass: the contributions to each row's predicted class. None for other estimators, own features or missing columns.
+    Multiclass: the contributions to each row's predicted class. Those of derived features count for their sources. None for
+    other estimators, own features or missing columns.
     """
     encoding, library = scorer.encoding, library_of(scorer.estimator)
     if isinstance(encoding, RawEncoding):
         return None  # the booster sees what the user's transformer made of the features
-    if not library or not len(rows) or not set(encoding.names) <= set(rows.column_names):
+    if not library or not len(rows) or not set(encoding.columns) <= set(rows.column_names):
         return None
     encoded = encoding.encode(rows.take(sample_indices(len(rows), limit)))
     approximate = library.rounds(scorer.estimator) * max(1, len(scorer.classes) - 1) > EXACT_TREES
@@ -35,7 +36,7 @@ def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats |
     if found.ndim == 3:
         decided = found.sum(axis=2).argmax(axis=1)
         found = found[np.arange(len(found)), decided]
-    return found[:, :-1]
+    return encoding.derived.by_source(encoding.names, found[:, :-1])
 
 
 def sample_indices(rows: int, limit: int) -> Sequence[int]:

@@ -1,5 +1,6 @@
 from . import (
     database as database,
+    known_answers as known_answers,
     lineage as lineage,
     observed as observed,
     registration as registration,

@@ -32,6 +32,8 @@ from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import FeatureKind, Snapshot
 from tasks.policy.training.race import RaceReport
+from tasks.policy.training.recipe import FeatureRecipe
+from tasks.policy.training.search import SearchReport
 
 BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
@@ -64,6 +66,10 @@ class TrainingManifest:
     sha256: str
     code_version: str
     libraries: dict[str, str]
+    recipe: Annotated[FeatureRecipe | None, Field(exclude_if=lambda recipe: recipe is None)] = None
+    """Features that were derived; with `parameters` it repeats the training without its search."""
+    search: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
+    """The result of the search for better settings in a sentence; its trials are in `search_report.json`."""
     holdout: Annotated[Snapshot | None, Field(exclude_if=lambda rows: rows is None)] = None
     """Rows that the serving model was fitted to beside those of `snapshot`; None without a refit."""
     validated_sha256: Annotated[str | None, Field(exclude_if=lambda found: found is None)] = None
@@ -82,10 +88,12 @@ class Lineage:
     decision_id: str
     holdout: Snapshot | None = None
     race: RaceReport | None = None
+    search: SearchReport | None = None
 
 
 def manifest(config: ModelConfig, origin: Lineage, sha256: str) -> TrainingManifest:
-    fitted = origin.fitted
+    fitted, search = origin.fitted, origin.search
+    recipe = search.recipe if search else config.training.recipe
     return TrainingManifest(
         model=config.name,
         decision_id=origin.decision_id,
@@ -103,6 +111,8 @@ def manifest(config: ModelConfig, origin: Lineage, sha256: str) -> TrainingManif
         sha256=sha256,
         code_version=code_version(),
         libraries={name: installed_version(name) for name in libraries(fitted.scorer)},
+        recipe=None if recipe is None or recipe.is_empty else recipe,
+        search=search.sentence if search else None,
         holdout=origin.holdout,
         race=origin.race,
     )
@@ -149,7 +159,9 @@ def dataset_input(config: ModelConfig, training: Snapshot) -> DatasetInput:
 
 def signature(config: ModelConfig, scorer: Scorer) -> ModelSignature:
     """Return the columns and types that the model accepts; any column may hold nulls, none may be absent."""
-    inputs = Schema([ColSpec(COLUMN_TYPES[kind], name) for name, kind in scorer.encoding.features])
+    time = scorer.encoding.derived.time
+    moment = [ColSpec(DataType.datetime, time)] if time else []
+    inputs = Schema([*(ColSpec(COLUMN_TYPES[kind], name) for name, kind in scorer.encoding.features), *moment])
     width = (-1, len(scorer.classes)) if config.task == "multiclass" else (-1,)
     return ModelSignature(inputs=inputs, outputs=Schema([TensorSpec(pd.Series(dtype=float).to_numpy().dtype, width)]))
 

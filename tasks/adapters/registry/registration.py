@@ -6,6 +6,7 @@ for one decision at once. Both then see both versions; the lower number is kept 
 
 import json
 import logging
+import math
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.profiling import binned_rows, reference_sample
 from tasks.adapters.profiling.reference_sample import ReferenceSample
-from tasks.adapters.registry import lineage, version_files, versions as registry
+from tasks.adapters.registry import known_answers, lineage, version_files, versions as registry
 from tasks.adapters.storage import lease, relocation
 from tasks.adapters.storage.workspace import keep_private, workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
@@ -34,6 +35,7 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import plain
 from tasks.policy.training.race import RaceReport
+from tasks.policy.training.search import SearchReport
 
 _EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -64,8 +66,12 @@ class TrainedModel:
     usage: Usage | None = None
     origin: str | None = None
     """Which command or flow run made the model, and where it left it."""
+    search: SearchReport | None = None
+    """What was searched before the training."""
     refit: Refit | None = None
     """The model that serves in its place, fitted to the holdout too; None if this one serves."""
+    base: ModelVersion | None = None
+    """The version whose trees it shares, with leaf values that a device learned; None for any other model."""
 
     race: RaceReport | None = None
     """The race that decided which rows to learn from."""
@@ -77,6 +83,8 @@ class TrainedModel:
     @property
     def learned(self) -> Window:
         """The time span of the rows that the serving model was fitted to."""
+        if self.base:
+            return self.base.trained
         window = self.training.window
         return Window(window.start, self.refit.holdout.window.end) if self.refit else window
 
@@ -102,7 +110,9 @@ def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> Mo
         run_id = client.create_run(experiment, run_name=f"{config.name} {training.window.name}").info.run_id
         finished = False
         try:
-            _log_run(client, run_id, manifest, trained.fitted.metrics, lineage.dataset_input(config, training))
+            held_back = {f"held_back_{name}": value for name, value in trained.fitted.metrics.items()}
+            metrics = held_back | _search_metrics(trained.search)
+            _log_run(client, run_id, manifest, metrics, lineage.dataset_input(config, training))
             client.log_artifacts(run_id, str(folder / "notes"))
             model = client.create_logged_model(experiment, name=config.name, source_run_id=run_id)
             client.log_model_artifacts(model.model_id, str(folder / "model"))
@@ -141,6 +151,11 @@ def _write_files(
     (notes / version_files.SUITE).write_text(learned_suite(config, profile), encoding="utf-8")
     (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     (notes / version_files.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
+    answers = known_answers.answer_rows(fitted.scorer, trained.sample)
+    if answers is not None:
+        (notes / version_files.ANSWERS).write_bytes(known_answers.to_ipc(answers))
+    if trained.search:
+        (notes / version_files.SEARCH).write_text(to_json(trained.search), encoding="utf-8")
     if trained.attribution:
         (notes / version_files.ATTRIBUTION).write_text(to_json(trained.attribution), encoding="utf-8")
     if trained.coded_rows is not None:
@@ -157,7 +172,9 @@ def _hash_of(files: Path) -> str:
 def _lineage(trained: TrainedModel, decision_id: str) -> lineage.Lineage:
     """Return which rows and which decision the serving model comes from."""
     holdout = trained.refit.holdout if trained.refit else None
-    return lineage.Lineage(trained.serving, trained.training, trained.learned, decision_id, holdout, trained.race)
+    return lineage.Lineage(
+        trained.serving, trained.training, trained.learned, decision_id, holdout, trained.race, trained.search
+    )
 
 
 def ensure_model(client: MlflowClient, config: ModelConfig) -> str:
@@ -184,11 +201,21 @@ def ensure_model(client: MlflowClient, config: ModelConfig) -> str:
         return str(present.experiment_id)
 
 
+def _search_metrics(search: SearchReport | None) -> dict[str, float]:
+    """Return the figures of a search as metrics of the run; empty without one."""
+    if search is None:
+        return {}
+    figures = {"search_trials": float(len(search.trials)), "search_wall_s": search.wall_s, "search_cpu_s": search.cpu_s,
+               "search_usd": search.usd, "search_adopted": float(search.adopted)}  # fmt: skip
+    gain = search.gain
+    return figures | ({"search_gain": gain.gain, "search_gain_error": gain.error} if gain else {})
+
+
 def _log_run(
     client: MlflowClient,
     run_id: str,
     manifest: lineage.TrainingManifest,
-    held_back: dict[str, float],
+    measured: dict[str, float],
     dataset: DatasetInput,
 ) -> None:
     params = {
@@ -209,7 +236,7 @@ def _log_run(
     client.log_batch(
         run_id,
         # one value per metric, so the run's own time suffices
-        metrics=[Metric(f"held_back_{name}", value, timestamp=0, step=0) for name, value in held_back.items()],
+        metrics=[Metric(name, value, timestamp=0, step=0) for name, value in measured.items() if math.isfinite(value)],
         params=[Param(name, value) for name, value in params.items()],
         tags=[RunTag(name, value) for name, value in run_tags.items()],
     )
@@ -239,6 +266,7 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
         **_validated(trained, manifest),
         **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
         **({USAGE: to_json(trained.usage)} if trained.usage else {}),
+        **({registry.SEARCHED: plain(trained.search.sentence)} if trained.search else {}),
         **({"origin": plain(trained.origin)} if trained.origin else {}),
         **(_origin(fitted) if isinstance(fitted.scorer, ForeignScorer) else {}),
     }

@@ -24,8 +24,11 @@ from tasks.policy.records.errors import ModelFileError, NoModelFile
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.text import without_secrets
+from tasks.policy.training.search import SearchReport
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; the other files need neither
+    import pyarrow as pa
+
     from tasks.adapters.models.files import Scorer
     from tasks.adapters.profiling.reference_sample import ReferenceSample
 
@@ -34,7 +37,8 @@ ATTRIBUTION = "feature_attribution.json"
 CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
 VALIDATED = "validated"
 """Folder with the files of the model that was validated, where another one was refitted to serve."""
-SUITE = "expectation_suite.json"
+SUITE, ANSWERS = "expectation_suite.json", "sample_answers.arrow"
+SEARCH = "search_report.json"
 
 
 def load_scorer(version: ModelVersion, imported: tuple[str, ...] = (), fresh: bool = False) -> "Scorer":
@@ -71,20 +75,45 @@ class _ModelFiles:
     """The run whose artifacts hold them, for the model that was validated before the refit."""
 
 
+def serving_files(version: ModelVersion) -> dict[str, bytes]:
+    """Return the files of the model that serves, by name. Raises ModelFileError if they are not those registered."""
+    content = _content(_ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, ()))
+    models.files.check_unchanged(content, version.sha256)
+    return content
+
+
 @lru_cache(maxsize=8)
 def _scorer(stored: _ModelFiles, imported: tuple[str, ...]) -> "Scorer":
+    content = _content(stored)
+    if foreign.scorer.is_foreign(content):
+        return foreign.scorer.load(content, stored.sha256)
+    packages = models.files.trusted_packages(imported)
+    return models.files.load(content, stored.sha256, stored.trusted_types, packages)
+
+
+def _content(stored: _ModelFiles) -> dict[str, bytes]:
     if stored.validated_run is not None:
         address = f"{_place(stored.uri, stored.validated_run)}/{VALIDATED}"
     else:
         source = registry.stored_version(stored.model, stored.version).source
         address = f"{relocation.current_location(source)}/data/files"
     with tempfile.TemporaryDirectory() as folder:
-        files = _download(address, Path(folder), stored.uri)
-        content = models.files.read(files)
-        if foreign.scorer.is_foreign(content):
-            return foreign.scorer.load(content, stored.sha256)
-        packages = models.files.trusted_packages(imported)
-        return models.files.load(content, stored.sha256, stored.trusted_types, packages)
+        return models.files.read(_download(address, Path(folder), stored.uri))
+
+
+def model_content(version: ModelVersion) -> dict[str, bytes]:
+    """Return the files of a version's model by name, neither checked nor loaded. Raises ModelFileError."""
+    return _content(_ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, ()))
+
+
+def sample_answers(version: ModelVersion) -> "pa.Table | None":
+    """Return rows with the answers that the model gave when it was trained; None for versions that predate them."""
+    uri = workspace().mlflow
+    if not _holds(uri, version.run_id, ANSWERS):
+        return None
+    from tasks.adapters.registry import known_answers  # Arrow, which reading a version's other files does not need
+
+    return known_answers.from_ipc(_read_artifact(uri, version.run_id, ANSWERS))
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:
@@ -187,3 +216,10 @@ def _holds_suite(uri: str, run_id: str) -> bool:
 def manifest(version: ModelVersion) -> str:
     """Return the JSON of the training manifest, which holds everything needed to train the same version again."""
     return _artifact(workspace().mlflow, version.run_id, MANIFEST)
+
+
+def search_report(version: ModelVersion) -> SearchReport | None:
+    """Return what was searched before the version was trained; None if nothing was."""
+    if registry.SEARCHED not in dict(version.tags):
+        return None
+    return from_json(SearchReport, _artifact(workspace().mlflow, version.run_id, SEARCH))

@@ -40,6 +40,8 @@ from tasks.policy.rollout.versions import (
 
 REMARKS = "training_remarks"
 """Tag of a version with remarks on its training, as a JSON list of sentences."""
+SEARCHED = "search"
+"""Tag of a version whose settings were searched: the result in a sentence."""
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 

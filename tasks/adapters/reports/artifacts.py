@@ -9,18 +9,24 @@ approves a promotion.
 from collections.abc import Sequence
 from html import escape
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.reports.plots import reliability_plot, search_plot
 from tasks.adapters.storage.links import version_link
 from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
 from tasks.policy.governance.access import Approval, ApprovalRequest
+from tasks.policy.model_gates.judgement import gate_rows
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
+from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.preview import Preview
 from tasks.policy.training.race import USUAL, RaceReport, gain_over, mean_loss
+from tasks.policy.training.search import SearchReport, SearchTrial
+
+SHOWN_TRIALS = 10
 
 
 def key(kind: str, model: str) -> str:
@@ -95,12 +101,48 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
         f"Requested because: {plain(reason)}",
         bullets(report.reasons),
         _differences(report.differences),
+        *_gates(config, report),
         f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. "
         f"[MLflow: version {report.challenger}]({version_link(config.name, report.challenger)}), run `{run_id}`.",
     ]
     create_markdown_artifact(
         "\n\n".join(parts), key=key("validation", config.name), description=plain(report.reasons[0])
     )
+    title = f"{config.name}: reliability of challenger {report.challenger}"
+    plot = reliability_plot(report.gates.curves if report.gates else (), title)
+    if plot:
+        create_image_artifact(plot, key=key("plot-reliability", config.name), description=plain(title))
+
+
+def publish_search_page(config: ModelConfig, report: SearchReport, version: str) -> None:
+    """Publish what was searched before a version was trained, as a page and as a plot of its history."""
+    named = plain(report.sentence)
+    page = search_page(report, version, config.name)
+    create_markdown_artifact(page, key=key("search", config.name), description=named)
+    if address := search_plot(report.trials, f"{config.name}: search before version {version}"):
+        create_image_artifact(address, key=key("plot-search", config.name), description=named)
+
+
+def search_page(report: SearchReport, version: str, model: str) -> str:
+    """Return Markdown: the result of a search, what it cost, and its best trials."""
+    parts = [
+        f"# {model}: search before version {version}",
+        f"**{plain(as_sentence(report.sentence))}**",
+        f"{len(report.trials)} trials on {report.searched_rows:,} of {report.rows:,} rows, {report.cpu_s:,.0f} CPU s, "
+        f"{report.usd:,.4f} USD. Each was trained on earlier rows and judged on later ones; lower losses are better.",
+        table(("trial", "from", "state", "loss", "settings"), [_trial_row(trial) for trial in _best_trials(report)]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _best_trials(report: SearchReport) -> list[SearchTrial]:
+    complete = [trial for trial in report.trials if trial.state == "complete"]
+    best = sorted(complete, key=lambda trial: (trial.loss, trial.number))[:SHOWN_TRIALS]
+    return list({trial.number: trial for trial in (*report.trials[:1], *best)}.values())
+
+
+def _trial_row(trial: SearchTrial) -> tuple[str, ...]:
+    return str(trial.number), trial.origin, trial.state, f"{trial.loss:.4g}", trial.describe()
 
 
 def publish_race_page(config: ModelConfig, report: RaceReport) -> None:
@@ -154,6 +196,7 @@ def approval_evidence(
         f"{plain(config.purpose)} Risk: {config.risk}. It would replace {report.champion or 'no version, as it is the first'}.",
         bullets(report.reasons),
         _differences(report.differences),
+        *_gates(config, report),
         f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
         f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
         f"Requested by {plain(', '.join(request.requesters)) or 'automation'}; to be answered by {plain(who)}, until "
@@ -198,3 +241,27 @@ def _differences(differences: tuple[MetricDifference, ...]) -> str:
         for d in differences
     ]
     return table(("slice", "metric", "champion", "challenger", "gain (interval)", "rows"), rows) if rows else ""
+
+
+def _gates(config: ModelConfig, report: ValidationReport) -> list[str]:
+    """Return the table of the gates beside the primary metric, and of the slices that an error tree found."""
+    if report.gates is None:
+        return []
+    rows = [
+        (
+            row.gate,
+            row.subject,
+            number(row.champion),
+            number(row.challenger),
+            row.value,
+            row.limit,
+            row.verdict or "does not apply",
+        )
+        for row in gate_rows(config.validation, report.gates)
+    ]
+    header = ("gate", "measure", "champion", "challenger", "value (interval)", "limit", "verdict")
+    found = ["## Gates", table(header, rows)]
+    if report.gates.slices:
+        found += ["Slices in which the challenger lost most, found on earlier rows, measured on later ones:"]
+        found += [_differences(report.gates.slices)]
+    return found

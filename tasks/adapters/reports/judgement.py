@@ -35,6 +35,7 @@ def judgement_page(config: ModelConfig, judgement: Judgement, first: str) -> str
     parts = (
         f"# {config.name}, {decision.window.name}",
         f"**{plain(first)}**",
+        as_sentence(plain(judgement.online)) if judgement.online else "",
         _section("What would change it", decision.would_change),
         _section("More reasons", decision.reasons[1:]),
         _section("Changed in the registry by others", judgement.registry_changes),

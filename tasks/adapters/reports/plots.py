@@ -4,10 +4,13 @@ An SVG used as the source of an image runs no script and loads nothing, and all 
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 
+from tasks.policy.records.evidence import ReliabilityCurve
 from tasks.policy.records.reports import FeatureDrift, PerformanceReport
+from tasks.policy.training.search import SearchTrial, best_so_far
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 300, 70, 20, 44, 42
 INK, MUTED, LINE, BAND, ALARM, CALM = "#1c2024", "#5d666e", "#0067a5", "#cfe3f1", "#c84e00", "#a9b7c0"
@@ -67,6 +70,65 @@ def drift_plot(features: Sequence[FeatureDrift], title: str) -> str | None:
     parts.append(f'<path d="M{left + unit:.1f} {TOP - 6}V{bottom}" stroke="{INK}" stroke-dasharray="4 3"/>')
     parts.append(_text(left + unit, bottom + 16, "limit", "middle"))
     return _address(title, parts, bottom + 28)
+
+
+def reliability_plot(curves: Sequence[ReliabilityCurve], title: str) -> str | None:
+    """Plot how often predicted probabilities came true, the challenger first; None without a curve.
+
+    A point on the dashed diagonal came true as often as predicted. Bars are 95 % intervals of the challenger's bins.
+    """
+    if not curves:
+        return None
+    side, left = HEIGHT - TOP - BOTTOM, (WIDTH - HEIGHT + TOP + BOTTOM) / 2
+
+    def at(predicted: float, observed: float) -> str:
+        return f"{left + predicted * side:.1f},{TOP + (1 - observed) * side:.1f}"
+
+    diagonal = f"{at(0, 0)} {at(1, 1)}"
+    parts = [f'<polyline points="{diagonal}" stroke="{MUTED}" stroke-dasharray="5 4" fill="none"/>']
+    for curve, colour in list(zip(curves, (LINE, CALM), strict=False))[::-1]:
+        points = [at(each.predicted, each.observed) for each in curve.bins]
+        parts.append(f'<polyline points="{" ".join(points)}" stroke="{colour}" stroke-width="2.5" fill="none"/>')
+        parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in (one.split(",") for one in points)]
+    for each in curves[0].bins:
+        bar = f"{at(each.predicted, each.low)} {at(each.predicted, each.high)}"
+        parts.append(f'<polyline points="{bar}" stroke="{LINE}" fill="none"/>')
+    for place, (curve, role, colour) in enumerate(zip(curves, ("challenger", "champion"), (LINE, CALM), strict=False)):
+        parts.append(_text(16, TOP + 20 + 20 * place, f"{role} {curve.version}", colour=colour))
+    parts += [_text(left - 8, TOP + 4, "1", "end"), _text(left - 8, TOP + side + 4, "0", "end")]
+    parts.append(
+        _text(left + side / 2, HEIGHT - 14, "predicted probability, against the share that occurred", "middle")
+    )
+    return _address(title, parts, HEIGHT)
+
+
+def search_plot(trials: Sequence[SearchTrial], title: str) -> str | None:
+    """Plot the best loss so far over the trials, and that of the present settings as a line; None for fewer than two."""
+    best = best_so_far(trials)
+    if len(best) < 2 or not math.isfinite(best[0]):
+        return None
+    level = best[0]
+    shown = [(trial.number, trial.loss) for trial in trials if trial.state == "complete"]
+    low, high = min(best), level + max(0.25 * (level - min(best)), abs(level) * 0.01)
+    step = (WIDTH - LEFT - RIGHT) / (len(best) - 1)
+
+    def at(number: int, loss: float) -> tuple[float, float]:
+        return LEFT + number * step, TOP + (high - loss) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(number, loss) for number, loss in enumerate(best)))
+    ends = f"{LEFT},{at(0, level)[1]:.1f} {WIDTH - RIGHT},{at(0, level)[1]:.1f}"
+    parts = [f'<polyline points="{ends}" stroke="{MUTED}" stroke-dasharray="5 4" fill="none"/>']
+    parts += [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{CALM}"/>'
+        for x, y in (at(number, loss) for number, loss in shown if loss <= high)
+    ]
+    parts.append(f'<polyline points="{line}" stroke="{LINE}" stroke-width="2.5" fill="none"/>')
+    parts += [_text(LEFT - 8, TOP + 4, f"{high:.4g}", "end"), _text(LEFT - 8, HEIGHT - BOTTOM + 4, f"{low:.4g}", "end")]
+    parts += [_text(LEFT, HEIGHT - 14, "trial 0"), _text(WIDTH - RIGHT, HEIGHT - 14, f"trial {len(best) - 1}", "end")]
+    parts.append(
+        _text(WIDTH / 2, HEIGHT - 14, f"line: best loss so far; dashed: present settings {level:.4g}", "middle")
+    )
+    return _address(title, parts, HEIGHT)
 
 
 def _text(x: float, y: float, words: str, anchor: str = "start", colour: str = MUTED) -> str:

@@ -16,7 +16,7 @@ from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Judgement, LedgerEntry
 from tasks.policy.rollout.probation import Degradation
 
-Action = Literal["retrain", "promote", "rollback", "rollout", "adopt"]
+Action = Literal["retrain", "promote", "rollback", "rollout", "adopt", "export"]
 MOVES = ("champion.promoted", "champion.rolled_back")
 
 

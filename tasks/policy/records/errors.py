@@ -98,6 +98,41 @@ class ObservationRefused(PerennialError):
     """The history of somebody else's model cannot be a reference for its later windows."""
 
 
+# devices
+
+
+class EdgeError(PerennialError):
+    """A model cannot be exported to a device, or what a device sent back cannot be used."""
+
+
+class ExportRefused(EdgeError):
+    """This version cannot run on a device, or the folder is taken. Nothing was exported."""
+
+
+class UpdateRefused(EdgeError):
+    """An update of a device does not become a challenger; the subclasses say why. Nothing was registered."""
+
+
+class TamperedUpdate(UpdateRefused):
+    """The update was changed or cut short after the device signed it, or it is no update."""
+
+
+class ForeignUpdate(UpdateRefused):
+    """The update is signed with a key that Perennial did not export for this model, or is about another one."""
+
+
+class StaleUpdate(UpdateRefused):
+    """The update is too old, or its base is no longer the champion."""
+
+
+class ReplayedUpdate(UpdateRefused):
+    """This update, or a later one of the same device, was imported before."""
+
+
+class UpdateBeyondLimits(UpdateRefused):
+    """The update changes the model by nothing, or by more than the model's file allows."""
+
+
 # registry
 
 
@@ -123,6 +158,10 @@ class ModelRaised(ForeignModelError):
 
 class ModelFileError(PerennialError):
     """A model's files are missing, altered, or contain types that are not trusted."""
+
+
+class OnlineStateError(PerennialError):
+    """A state of a champion's online corrector is missing, altered, or of another model. The frozen champion serves."""
 
 
 class NoModelFile(ModelFileError):

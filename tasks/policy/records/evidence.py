@@ -35,6 +35,15 @@ class Usage:
     cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
     inferences: int = 0
+    search_wall_s: Annotated[float, Field(exclude_if=lambda seconds: seconds == 0)] = 0.0
+    """The part of `wall_s` that the search for better settings took."""
+    search_cpu_s: Annotated[float, Field(exclude_if=lambda seconds: seconds == 0)] = 0.0
+
+    @property
+    def without_search(self) -> "Usage":
+        """The same iteration without its search, whose cost depends on its budget instead of the rows."""
+        wall_s, cpu_s = self.wall_s - self.search_wall_s, self.cpu_s - self.search_cpu_s
+        return replace(self, wall_s=wall_s, cpu_s=cpu_s, search_wall_s=0.0, search_cpu_s=0.0)
 
 
 USAGE = "usage"
@@ -168,6 +177,8 @@ class Judgement:
     """True for a judgement made by a back-fill: its decision is recorded and never handed over."""
     registry_changes: tuple[str, ...] = ()
     """Changes to the registry that were not made by Perennial, one sentence each."""
+    online: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
+    """What the online corrector does, in a sentence; None without `training.online`."""
 
 
 def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceReport, ...]:
@@ -287,6 +298,68 @@ class PredictionHistogram:
     rows: int
 
 
+GateName = Literal[
+    "calibration",
+    "churn",
+    "fairness",
+    "robustness",
+    "no code",
+    "loading",
+    "answers",
+    "malformed input",
+    "latency",
+    "memory",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GateMeasure:
+    """One number that a gate judges, the challenger's and the champion's, with the interval of their comparison.
+
+    `value` is larger for a worse challenger, and `low` is what must not exceed the limit. `fault` says why the gate fails
+    without a number, such as a failed measurement; `skipped` why it does not apply.
+    """
+
+    gate: GateName
+    subject: str = ""
+    champion: float | None = None
+    challenger: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rows: int = 0
+    fault: str | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Rows with similar predicted probabilities: the mean of these, and the share that occurred with its interval."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityCurve:
+    """How often a version's predicted probabilities came true, by ten bins of about equal counts."""
+
+    version: str
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GateEvidence:
+    """What the gates of the metric and the infrastructure blessing measured; `slices` are those that an error tree found."""
+
+    measures: tuple[GateMeasure, ...]
+    slices: tuple[MetricDifference, ...] = ()
+    curves: tuple[ReliabilityCurve, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class RefitCheck:
     """The verdict on a model that was fitted again with the holdout; `difference` is its gain over the validated one there."""
@@ -312,6 +385,8 @@ class ValidationReport:
     challenger_predictions: Annotated[PredictionHistogram | None, Field(exclude_if=lambda found: found is None)] = None
     """The predictions that the guardrails of a rollout compare with; None in older reports."""
     champion_predictions: Annotated[PredictionHistogram | None, Field(exclude_if=lambda found: found is None)] = None
+    gates: Annotated[GateEvidence | None, Field(exclude_if=lambda found: found is None)] = None
+    """Measurements of the further gates; None in reports from before there were any."""
     refit: Annotated[RefitCheck | None, Field(exclude_if=lambda check: check is None)] = None
     """Check of the model that serves where it was fitted again with the holdout; None if the validated one serves."""
 

@@ -11,20 +11,26 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.model_gates.judgement import failed_measures, missing_gates, storable, summary
+from tasks.policy.model_gates.limits import GateLimits
 from tasks.policy.monitoring.slices import describe_fairness
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import MetricDifference, ModelVersion, PredictionHistogram, ValidationReport
+from tasks.policy.records.evidence import (
+    GateEvidence,
+    MetricDifference,
+    ModelVersion,
+    PredictionHistogram,
+    ValidationReport,
+)
 from tasks.policy.records.reports import MetricValue, Verdict
 from tasks.policy.statistics.metrics import BOUNDED as BOUNDED_METRICS
 
 
-class ValidationPolicy(BaseModel):
+class ValidationPolicy(GateLimits):
     """Requirements for a challenger, measured against the champion on rows that neither has seen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
     holdout_days: float = Field(5, gt=0, examples=[14])
-    """Days of the holdout: the latest rows whose labels are due. Neither model is trained on them."""
+    """Days of the holdout: the latest rows whose labels are due. Neither of the compared models has learned from them."""
     min_rows: int = Field(300, ge=10, examples=[1000])
     """With fewer labelled rows in the holdout the challenger fails."""
     non_inferiority_margin: float | None = Field(None, ge=0, examples=[0.5])
@@ -116,6 +122,8 @@ class Comparison:
     """Unusual facts about its training."""
     challenger_predictions: PredictionHistogram | None = None
     champion_predictions: PredictionHistogram | None = None
+    gates: GateEvidence | None = None
+    """Measurements of the gates beside the primary metric; None where only that is compared."""
 
 
 def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> ValidationReport:
@@ -146,6 +154,8 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         margin = policy.margin_of_a_slice(comparison.primary.name, comparison.primary.champion)
         least = (policy.slice_min_rows, margin)
         remarks += [describe_fairness(column, comparison.slices, *least) for column in comparison.protected]
+    failures += failed_blessings(policy, comparison.gates)
+    remarks += summary(policy, comparison.gates) if comparison.gates else []
     verdict: Verdict = "fail" if failures else "warn" if warnings else "pass"
     return ValidationReport(
         challenger=comparison.challenger.version,
@@ -158,6 +168,7 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         constant=comparison.constant,
         challenger_predictions=comparison.challenger_predictions,
         champion_predictions=comparison.champion_predictions,
+        gates=storable(comparison.gates) if comparison.gates else None,
     )
 
 
@@ -234,6 +245,14 @@ def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, 
     return found
 
 
+def failed_blessings(policy: ValidationPolicy, gates: GateEvidence | None) -> list[str]:
+    """One sentence for each gate beside the primary metric that fails, and for each that nothing was measured for."""
+    if gates is None:
+        return []
+    found = failed_measures(policy, gates.measures) + missing_gates(gates)
+    return found + [f"found slice: {reason}" for reason in failed_gates(policy, gates.slices)]
+
+
 def worse_than_validated(policy: ValidationPolicy, difference: MetricDifference) -> list[str]:
     """A sentence if the refitted model is worse than the validated one on the holdout, which it has seen; else empty."""
     missed = failed_gates(policy.model_copy(update={"min_gain": None}), (difference,))
@@ -275,6 +294,7 @@ def why_not_promote(
         return "validation is not for a first model, but no version serves; validate again"
     missed = worse_than_a_constant(validation_policy, validation.constant)
     missed += failed_gates(validation_policy, validation.differences) if champion is not None else []
+    missed += failed_blessings(validation_policy, validation.gates)
     refitted = validation.refit.difference if validation.refit else None
     missed += worse_than_validated(validation_policy, refitted) if refitted else []
     return f"validation says {validation.verdict}, but {missed[0]}" if missed else None

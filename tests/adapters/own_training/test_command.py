@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.cli.checking import check_files
 from deployments.config.loading import load_model_config
 from deployments.config.model import ModelConfig
+from deployments.new.checking import check_files
 from tasks.adapters import registry
 from tasks.adapters.own_training import command
 from tasks.adapters.own_training.snapshot_files import TrainingJob

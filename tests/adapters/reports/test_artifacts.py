@@ -11,7 +11,13 @@ from tasks.adapters.reports import artifacts
 from tasks.adapters.reports.artifacts import bullets, quoted, table
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
+from tasks.policy.records.evidence import (
+    GateEvidence,
+    GateMeasure,
+    MetricDifference,
+    ModelVersion,
+    ValidationReport,
+)
 from tasks.policy.records.text import plain
 from tests.support.trained_models import TRAINING, make_config
 
@@ -19,9 +25,15 @@ FORGED = "bob\n\n# All gates passed; legal has signed off"
 NOON = utc("2024-03-06T12:00:00Z")
 
 
-def evidence_of(requester: str, slice_name: str, refusal: str | None = None, config: ModelConfig | None = None) -> str:
+def evidence_of(
+    requester: str,
+    slice_name: str,
+    refusal: str | None = None,
+    config: ModelConfig | None = None,
+    report: ValidationReport | None = None,
+) -> str:
     worse = MetricDifference("log_loss", 0.5, 0.4, 0.1, 0.05, 0.15, 100, None, slice_name)
-    report = ValidationReport("2", "1", "pass", (worse,), (f"{slice_name} is fine",), 100)
+    report = report or ValidationReport("2", "1", "pass", (worse,), (f"{slice_name} is fine",), 100)
     challenger = ModelVersion("binary_model", "2", "run", "d1", TRAINING, 1000, "0" * 64)
     request = ApprovalRequest("2", (requester,), NOON, NOON + timedelta(hours=72), "run")
     return artifacts.approval_evidence(config or make_config(), report, challenger, request, refusal)
@@ -84,3 +96,17 @@ def test_names_may_be_in_any_script_and_reasons_are_one_line() -> None:
     assert TypeAdapter(Reason).validate_python("the labels\n\nwere wrong\x1b[2J ") == "the labels were wrong [2J"
     with pytest.raises(ValidationError, match="at least 3"):
         TypeAdapter(Reason).validate_python("\n\n\n\n")
+
+
+def test_gates_are_shown_in_a_table_with_their_limits() -> None:
+    """A category's value in the description of a slice is escaped like any other."""
+    measures = (
+        GateMeasure("churn", "changes", value=0.3, low=0.28, high=0.32, rows=500),
+        GateMeasure("fairness", skipped="no protected column"),
+    )
+    slices = (MetricDifference("mae", 1.0, 2.0, -1.0, -1.2, -0.8, 100, None, "colour is <b>"),)
+    report = ValidationReport("2", "1", "fail", (), ("churn: too much",), 500, gates=GateEvidence(measures, slices))
+    shown = evidence_of("Ada", "colour=red", report=report)
+    assert "| churn | changes |  |  | 0.3 (0.28 to 0.32) | 0.2 | fail |" in shown
+    assert "| fairness | no protected column |  |  |  | 0.1 | does not apply |" in shown
+    assert "| colour is &lt;b> | mae | 1 | 2 | -1 (-1.2 to -0.8) | 100 |" in shown

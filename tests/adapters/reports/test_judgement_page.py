@@ -48,6 +48,13 @@ def test_slices_follow_metrics_and_worst_is_named(page):
     assert "slices" not in page(Judgement(window(3).end, "1", evidence(3, performance=report(3)), DECISION))
 
 
+def test_online_corrector_has_a_line(page):
+    judgement = Judgement(window(3).end, "1", evidence(3, performance=report(3)), DECISION)
+    corrected = replace(judgement, online="Online corrector: state 14 serves; it lowered mae by 0.012")
+    assert "\n\nOnline corrector: state 14 serves; it lowered MAE by 0.012.\n\n" in page(corrected)
+    assert "Online" not in page(judgement)
+
+
 class TestTheOrderOfThePage:
     """The owner's sentence comes first, then what would change it, the evidence, and the policy's figures, folded."""
 

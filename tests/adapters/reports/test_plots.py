@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tasks.adapters.reports.plots import drift_plot, metric_plot
+from tasks.adapters.reports.plots import drift_plot, metric_plot, reliability_plot
 from tasks.policy.records.base import Window, utc
+from tasks.policy.records.evidence import ReliabilityBin, ReliabilityCurve
 from tasks.policy.records.reports import FeatureDrift, MetricValue, PerformanceReport
 from tests.support.browser import needs_chromium, render
 
@@ -75,3 +76,16 @@ def test_a_browser_draws_it(tmp_path: Path):
     shown = render(page, tmp_path, width=800, height=500, ready="#plot")
     assert shown.console == ()
     assert shown.page_width == 800
+
+
+def test_reliability_puts_a_calibrated_bin_on_the_diagonal():
+    """The square is 214 wide from 273: 0.5 lies in its middle, (380, 151)."""
+    curves = [
+        ReliabilityCurve(name, (ReliabilityBin(0.5, value, 0.25, 0.75, 40),))
+        for name, value in (("2", 0.5), ("1", 1.0))
+    ]
+    root = svg(reliability_plot(curves, "t"))
+    champion, challenger = of(root, "circle")
+    assert [(one.get("cx"), one.get("cy")) for one in (champion, challenger)] == [("380.0", "44.0"), ("380.0", "151.0")]
+    assert [words.text for words in of(root, "text")][1:3] == ["challenger 2", "champion 1"]
+    assert reliability_plot([], "t") is None

@@ -1,0 +1,1 @@
+from . import device as device, folder as folder, keys as keys, updates as updates

@@ -1,0 +1,7 @@
+from . import (
+    booster as booster,
+    leaves as leaves,
+    prequential as prequential,
+    serving as serving,
+    store as store,
+)
