@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile 
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger bench-edge bench-training chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway
+.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-rollout bench-ledger bench-training bench-training-overhead chaos attack drill e2e image-check serve lock clean clean-demo bench-gateway bench-edge
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ bench-training: $(READY) ## compare ways to train on drifting streams: fixed, re
 
 bench-gateway: $(READY) ## compare the gateway with FastAPI, MLflow and a bare echo, around the same model
 	@$(BIN)/python -m tests.benchmarks.bench_gateway
+
+bench-training-overhead: $(READY) ## compare training with XGBoost alone on 1M rows: CPU time and memory (20 minutes)
+	@$(BIN)/python -m tests.benchmarks.bench_training_overhead
 
 chaos: $(READY) ## kill every process at every boundary, break its services, and check that the loop completes
 	@$(BIN)/python -m tests.chaos

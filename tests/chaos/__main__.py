@@ -20,6 +20,7 @@ from tests.chaos.faults import FAULTS, lacking, run_fault
 from tests.chaos.matrix import BOUNDARIES, VICTIMS, WITHIN_S, Row, run_batch
 from tests.chaos.rollout_kills import KILLS, Workspaces, run_kill
 from tests.chaos.stack import Stack, stack
+from tests.chaos.training_kills import TRAININGS, run_kills
 
 AT_ONCE = 10  # each run is a process of about 400 MB
 SPARSE = {"everything", "frozen run", "run asked to stop", "worker asked to stop"}
@@ -93,6 +94,9 @@ def main() -> int:
                 print_row(row)
     if "flow" in (chosen.victim or VICTIMS) and not chosen.faults:
         for row in rollouts(chosen.boundary):
+            found.append(row)
+            print_row(row)
+        for row in (run_kills(name) for name in TRAININGS if chosen.boundary in name):
             found.append(row)
             print_row(row)
     if not chosen.victim and not chosen.faults and find_spec("tests.chaos.storm"):

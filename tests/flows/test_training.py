@@ -16,7 +16,9 @@ from tasks.adapters.gates.expectation_suite import learned_suite
 from tasks.adapters.lake.schemas import sort_labels
 from tasks.adapters.orchestration.retry_conditions import is_transient
 from tasks.adapters.registry import version_files
+from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.errors import NoChampion, RegistryError, TrainingRefused
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Snapshot
 from tasks.training.train import train_challenger
@@ -226,3 +228,41 @@ def test_task_in_a_flow_retries_only_outages(error, attempts):
     with pytest.raises(type(error)):
         run()
     assert len(calls) == attempts
+
+
+def test_checkpoints_last_until_the_version_is_registered(monkeypatch):
+    config = make_config(training={"min_rows": 200, "parameters": {"n_estimators": 12}, "checkpoint_seconds": 0.0})
+    snapshot = land(config, TRAINING, make_rows())
+    lake_folder = Path(workspace().table(config.name, "checkpoints"))
+
+    def fail(*_: object) -> None:
+        assert sorted(path.name for path in lake_folder.rglob("*") if path.is_file()) == [
+            "early-stopping-0-150",
+            "final-fit",
+        ]
+        raise RegistryError("the registry is away")
+
+    with monkeypatch.context() as patch, pytest.raises(RegistryError):
+        patch.setattr("tasks.adapters.registry.registration.register", fail)
+        train(config, snapshot)
+    assert lake_folder.exists()
+    continued = train(config, snapshot)
+    assert not lake_folder.exists()
+    assert continued.sha256 == train(config, snapshot, "d2").sha256
+
+
+def test_external_memory_registers_the_same_model():
+    settings = {"min_rows": 200, "parameters": {"n_estimators": 12}}
+    snapshot = land(make_config(), TRAINING, make_rows())
+    in_memory = train(make_config(training=settings), snapshot)
+    external = train(make_config(training={**settings, "engine": "external"}), snapshot, "d2")
+    assert external.sha256 == in_memory.sha256
+    assert version_files.reference_profile(external) == version_files.reference_profile(in_memory)
+
+
+def test_a_replay_writes_no_checkpoints(monkeypatch):
+    config = make_config(training={"min_rows": 200, "checkpoint_seconds": 0.0})
+    snapshot = land(config, TRAINING, make_rows())
+    monkeypatch.setattr("tasks.adapters.orchestration.runs.run_mode", lambda: RunMode.REPLAY)
+    monkeypatch.setattr("tasks.adapters.checkpoints.store.CheckpointStore.put", lambda *_: pytest.fail("written"))
+    assert train(config, snapshot).version == "1"

@@ -10,17 +10,20 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import yaml
+from prefect.utilities.engine import capture_sigterm
 from xgboost import Booster
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.checkpoints.store import CheckpointStore
 from tasks.adapters.checkpoints.training import TrainingCheckpoints
 from tasks.adapters.models import estimators
+from tasks.adapters.models.estimators import FitPlan
 from tests.support import small_model
 
 METRICS = {"binary": "log_loss", "multiclass": "log_loss", "regression": "mae"}
@@ -37,6 +40,8 @@ class Attempts:
     by: int = signal.SIGKILL
     every_s: float = 0.0
     """0: a checkpoint after each round."""
+    in_prefect: bool = False
+    """With Prefect's handler of SIGTERM, as in the process of a flow run."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ def _train(attempts: Attempts, decision_id: str, end: int | None) -> Outcome:
     config = _config(attempts)
     store = CheckpointStore(config.name, decision_id)
     checkpoints = TrainingCheckpoints(store, "hash of the rows", attempts.every_s)
-    fitted = estimators.fit(config, _rows(attempts.task), None, checkpoints)
+    with capture_sigterm() if attempts.in_prefect else nullcontext():
+        fitted = estimators.fit(config, _rows(attempts.task), plan=FitPlan(checkpoints=checkpoints))
     booster = fitted.scorer.estimator.get_booster()
     return Outcome(0, counted[0], hashlib.sha256(booster.save_raw("ubj")).hexdigest(), fitted.metrics)
 

@@ -1,5 +1,7 @@
 """Fit an XGBoost estimator to rows that are encoded batch by batch: in external memory, or on a Dask cluster."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,9 @@ def fit(
             estimator.feature_types,
         )
     else:
-        booster = _fit_externally(estimator, parameters, phase, fitted, (held_back, patience))
+        fits = _External(parameters, estimator.feature_types, estimator.get_num_boosting_rounds(), patience, phase)
+        with external_memory.cache_folder() as folder:
+            booster = fits.train(folder, fitted, held_back)
     estimator.load_model(bytearray(booster.save_raw("ubj")))
 
 
@@ -45,25 +49,35 @@ def native_parameters(estimator: Any, fitted: RowBatches) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _fit_externally(
-    estimator: Any,
-    parameters: dict[str, Any],
-    phase: Phase | None,
-    fitted: RowBatches,
-    stopping: tuple[RowBatches | None, int],
-) -> Booster:
-    held_back, patience = stopping
-    allowed = estimator.get_num_boosting_rounds()
-    with external_memory.matrices(fitted, held_back, parameters, estimator.feature_types) as (training, beside):
-        evals = [(beside, "validation_0")] if beside is not None else []
-        if phase is None:
+@dataclass(frozen=True)
+class _External:
+    """One fit in external memory."""
+
+    parameters: dict[str, Any]
+    feature_types: list[str] | None
+    allowed: int
+    patience: int
+    phase: Phase | None
+
+    def train(self, folder: Path, fitted: RowBatches, held_back: RowBatches | None) -> Booster:
+        """Return the booster. The matrices are gone when it is returned, so that their files can be deleted."""
+        training, beside = external_memory.matrices(folder, fitted, held_back, self.parameters, self.feature_types)
+        evals = [] if beside is None else [(beside, "validation_0")]
+        if self.phase is None:
             return xgboost.train(
-                parameters, training, allowed, evals=evals, early_stopping_rounds=patience or None, verbose_eval=False
+                self.parameters,
+                training,
+                self.allowed,
+                evals=evals,
+                early_stopping_rounds=self.patience or None,
+                verbose_eval=False,
             )
-        parameters |= {"seed_per_iteration": True} if samples(parameters) else {}
-        inputs = [fitted.chosen, fitted.target, *([held_back.chosen] if held_back else [])]
-        phase.identify({**parameters, "rounds": allowed, "patience": patience, "engine": "external"}, inputs)
-        going = Continuation.of(phase, parameters, allowed, patience if held_back else None)
+        parameters = self.parameters | ({"seed_per_iteration": True} if samples(self.parameters) else {})
+        settings = {"rounds": self.allowed, "patience": self.patience, "engine": "external"}
+        self.phase.identify(
+            parameters | settings, [fitted.chosen, fitted.target, *([held_back.chosen] if held_back else [])]
+        )
+        going = Continuation.of(self.phase, parameters, self.allowed, self.patience if held_back else None)
         with going.interruptible():
             return xgboost.train(
                 parameters,

@@ -42,7 +42,7 @@ def connected(engine: Engine) -> "Iterator[Client]":
             f"{setting}: no Dask scheduler answers at {address} ({reason_of(error)}); expected a running cluster; "
             "start it, correct the address, or set training.engine: memory"
         ) from None
-    with client:
+    with client, client.as_current():
         if not client.scheduler_info()["workers"]:
             raise EstimatorError(
                 f"{setting}: the cluster at {address} has no workers, expected at least one; start some"

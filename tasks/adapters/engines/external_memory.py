@@ -7,6 +7,7 @@ Reference: https://xgboost.readthedocs.io/en/stable/tutorials/external_memory.ht
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from xgboost import DataIter, ExtMemQuantileDMatrix
@@ -42,21 +43,33 @@ class _Batches(DataIter):
 
     def reraise(self) -> None:
         if self._ended is not None and not isinstance(self._ended, Exception):
+            self._exception = None  # XGBoost checks that it was raised
             raise self._ended
         super().reraise()
 
 
 @contextmanager
-def matrices(
-    fitted: RowBatches, held_back: RowBatches | None, parameters: dict[str, Any], feature_types: list[str] | None
-) -> Iterator[tuple[ExtMemQuantileDMatrix, ExtMemQuantileDMatrix | None]]:
-    """Yield the rows as XGBoost reads them; their files are deleted afterwards."""
-    settings = {"nthread": parameters.get("nthread") or parameters.get("n_jobs"), "max_bin": parameters.get("max_bin")}
+def cache_folder() -> Iterator[Path]:
+    """Yield a folder for the files of `matrices`, deleted afterwards; the matrices must be gone before the block ends."""
     with tempfile.TemporaryDirectory(prefix="external-", dir=workspace().home) as folder:
-        training = ExtMemQuantileDMatrix(
-            _Batches(fitted, feature_types, f"{folder}/fitted"), enable_categorical=True, **settings
-        )
-        beside = held_back and ExtMemQuantileDMatrix(
-            _Batches(held_back, feature_types, f"{folder}/held-back"), ref=training, enable_categorical=True, **settings
-        )
-        yield training, beside or None
+        yield Path(folder)
+
+
+def matrices(
+    folder: Path,
+    fitted: RowBatches,
+    held_back: RowBatches | None,
+    parameters: dict[str, Any],
+    feature_types: list[str] | None,
+) -> tuple[ExtMemQuantileDMatrix, ExtMemQuantileDMatrix | None]:
+    """Bin the rows into files of this folder, and return them as XGBoost reads them: fitted, and held back if there are any."""
+    settings = {
+        "nthread": parameters.get("nthread") or parameters.get("n_jobs"),
+        "max_bin": parameters.get("max_bin"),
+        "enable_categorical": True,
+    }
+    training = ExtMemQuantileDMatrix(_Batches(fitted, feature_types, f"{folder}/fitted"), **settings)
+    if held_back is None:
+        return training, None
+    beside = _Batches(held_back, feature_types, f"{folder}/held-back")
+    return training, ExtMemQuantileDMatrix(beside, ref=training, **settings)

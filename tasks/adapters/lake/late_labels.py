@@ -178,7 +178,8 @@ def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> p
     `columns` selects some of these, in the given order. Raises LakeError if rows or labels differ from the snapshot.
     """
     joined = join_labels(snapshot, columns)
-    known = joined.filter(pc.is_valid(joined.column(-1)))
+    label = joined.column(-1)
+    known = joined.filter(pc.is_valid(label)) if label.null_count else joined  # a filter copies all rows
     return known if columns is None else known.select(list(columns))
 
 

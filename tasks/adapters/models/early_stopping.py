@@ -73,7 +73,7 @@ class TrainingData:
         if self.encoder is not None:
             X = self.encoder.fit_transform(self.rows.filter(pa.array(fitted)), self.target[fitted])
             return X, self.encoder.transform(self.rows.filter(pa.array(held_back)))
-        return self.matrix[fitted], self.matrix[held_back]
+        return self.matrix[_range(fitted)], self.matrix[_range(held_back)]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,12 @@ def choose_rounds(config: ModelConfig, unfitted: Callable[[], Any], data: Traini
     best = min(tried, key=lambda each: _loss(config, data.labels[each.held_back], each.y_pred))
     rest = f"; {count - best.first:,} of {count:,} rows, the latest, predict them best: fitted on these, {best.rounds} rounds"
     return replace(best, remarks=(remark + rest,))
+
+
+def _range(chosen: NDArray[np.bool_]) -> NDArray[np.bool_] | slice:
+    """Return the chosen rows as a slice, which copies nothing, if they are consecutive."""
+    first, count = int(chosen.argmax()), int(chosen.sum())
+    return slice(first, first + count) if chosen[first : first + count].all() else chosen
 
 
 def with_rounds(estimator: Any, rounds: int | None) -> Any:

@@ -90,20 +90,28 @@ def constant_share(column: pa.ChunkedArray, places: NDArray[np.int32]) -> float:
         return 0.0
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.string())
-    codes = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    codes = pa.chunked_array(
-        [chunk.indices.cast(pa.int32()) for chunk in codes.unify_dictionaries().chunks], pa.int32()
-    )
-    known = (places >= 0) & codes.is_valid().to_numpy()
-    values, at = codes.fill_null(0).to_numpy()[known], places[known]
+    if pa.types.is_dictionary(column.type):
+        chunks = [chunk.indices.cast(pa.int32()) for chunk in column.unify_dictionaries().chunks]
+        column = pa.chunked_array(chunks, pa.int32())
+    known = (places >= 0) & column.is_valid().to_numpy()
+    at, values = places[known], column if known.all() else column.filter(pa.array(known))
     if not len(at):
         return 0.0
+    if (np.diff(at) < 0).any():
+        order = np.argsort(at, kind="stable")
+        at, values = at[order], values.take(pa.array(order))
+    changes = _differ(values.slice(1), values.slice(0, len(values) - 1)) & (at[1:] == at[:-1])
     rows = np.bincount(at)
-    low, high = np.full(len(rows), len(column)), np.full(len(rows), -1)
-    np.minimum.at(low, at, values)
-    np.maximum.at(high, at, values)
-    several = rows > 1
-    return float((low == high)[several].mean()) if several.any() else 0.0
+    constant, several = np.bincount(at[1:][changes], minlength=len(rows)) == 0, rows > 1
+    return float(constant[several].mean()) if several.any() else 0.0
+
+
+def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Return whether values without nulls differ, position by position; NaN equals NaN."""
+    differ: NDArray[np.bool_] = pc.not_equal(one, other).to_numpy()
+    if pa.types.is_floating(one.type):
+        differ &= ~(pc.is_nan(one).to_numpy() & pc.is_nan(other).to_numpy())
+    return differ
 
 
 def count_categories(column: pa.Array, boolean: bool = False) -> tuple[dict[str, int], int, int]:
