@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from deployments.config.blocks.data import Settings
+from deployments.config.blocks.training import Training
 from deployments.config.fleet import FleetConfig
 from deployments.config.folders import DEPLOYMENTS
 from deployments.config.loading import load_model_config
@@ -123,10 +124,12 @@ def test_the_other_examples_load() -> None:
     ways_in = [path.read_text(encoding="utf-8") for path in (DEPLOYMENTS / "ways_in").glob("*.md")]
     others = [block for block in BLOCKS if not any(block in text for text in ways_in)]
     parsed = [yaml.safe_load(block) for block in others if not block.startswith("name:")]
-    assert {key for block in parsed for key in block} == {"placement", "shared_budget"}
+    assert {key for block in parsed for key in block} == {"placement", "shared_budget", "training"}
     for block in parsed:
         if "placement" in block:
             PlacementPolicy.model_validate(block["placement"])
+        elif "training" in block:
+            Training.model_validate(block["training"])
         else:
             FleetConfig.model_validate(block)
 
