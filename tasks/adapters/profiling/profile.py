@@ -132,9 +132,11 @@ def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig, days: Da
         if left_out:
             column = column.filter(pa.array(~np.isin(days, np.array(left_out, days.dtype))))
         numbers = read_numbers(column)
-        sentinel = find_sentinel(np.sort(numbers.values))
-        numbers = numbers.without(sentinel.value if sentinel else None)
         values = np.sort(numbers.values)
+        sentinel = find_sentinel(values)
+        if sentinel:
+            numbers = numbers.without(sentinel.value)
+            values = np.sort(numbers.values)
         edges = choose_edges(values)
         counts = count_values(feature, name, numbers.values, BinGuide.of(np.asarray(edges)), (-np.inf, np.inf))
         return FeatureReference(
