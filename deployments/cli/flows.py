@@ -115,6 +115,11 @@ def _parsed_json(text: str) -> Any:
         raise typer.BadParameter(f'{text!r} is not JSON ({error}); expected for example {{"by": "Ada"}}') from None
 
 
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name or path of a YAML file.", autocompletion=model_names)
+]
+
+
 def run(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Run the flow of this command with the given parameters."""
     from deployments.cli.running import print_outcome, run_flow  # loads Prefect
@@ -194,10 +199,31 @@ def backtest(
         running.print_outcome("backtest", outcome)
 
 
+def preview(
+    model: ModelArgument,
+    until: Annotated[
+        datetime | None,
+        typer.Option(parser=utc_moment, help="As of this time (UTC). Default: now.", metavar="DATE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a retrain would train on, try and cost, and what would stop it. Nothing is changed.
+
+    The same as `perennial run retrain --dry-run`.
+    """
+    from deployments.cli.running import run_flow  # loads Prefect
+
+    given = {"model": model, "dry_run": True} | ({"until": until} if until else {})
+    with json_only(as_json):
+        found = run_flow(_flow("retrain"), given)
+    if as_json:
+        print_json(found)
+    else:
+        print(found.headline, *(f"would be stopped: {each}" for each in found.refusals), *found.reasons, sep="\n  ")
+
+
 def adopt(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name or path of a YAML file.", autocompletion=model_names)
-    ],
+    model: ModelArgument,
     source: Annotated[
         str,
         typer.Option(
@@ -290,6 +316,8 @@ def add_to(app: typer.Typer) -> None:
         "perennial backtest --model churn", "perennial backtest --matrix history.npz --out study --alphas 0.05,0.1"
     )
     app.command(rich_help_panel=PANEL, epilog=shown)(backtest)
+    shown = examples("perennial preview churn", "perennial preview churn --until 2026-06-05 --json")
+    app.command(rich_help_panel=PANEL, epilog=shown)(preview)
     shown = examples(
         "perennial adopt churn --from models:/churn-2025@champion --requested-by ada@example.com",
         "perennial adopt churn --from model.skops --profile-from 2026-01-01..2026-05-01",

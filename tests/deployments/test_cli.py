@@ -210,6 +210,12 @@ def test_monitor_from_the_command_line_and_read_state_as_json(tmp_path, capsys, 
     assert judgement["evidence"]["rows"] == 300
     assert main(["run", "monitor", "--model", model, "--until", "2024-01-23", "--dry-run"]) == 0
     assert capsys.readouterr().out == ""
+    assert main(["preview", model, "--until", "2024-01-24"]) == 0
+    headline, learns, *_ = capsys.readouterr().out.splitlines()
+    assert headline.startswith("retraining of small would go ahead")
+    assert "1,200 labelled rows" in learns and "would be fitted again with all of them" in learns
+    assert main(["preview", model, "--until", "2024-01-24", "--json"]) == 0
+    assert printed(capsys)["refusals"] == []
 
     assert main(["fleet", model, "--until", "2024-01-24", "--json"]) == 0
     (member,) = printed(capsys)["models"]
