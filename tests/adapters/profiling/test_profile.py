@@ -14,7 +14,7 @@ import pytest
 from tasks.adapters.profiling import profile as profile_module
 from tasks.adapters.profiling.columns import constant_share, count_categories, hash_ids, read_numbers, time_bounds
 from tasks.adapters.profiling.leakage import find_leaks
-from tasks.adapters.profiling.profile import freeze_reference, profile_batches, profile_columns
+from tasks.adapters.profiling.profile import _draw_per_day, freeze_reference, profile_batches, profile_columns
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.profile import MISSING, FeatureCounts, ReferenceProfile, WindowProfile
 from tests.support.monitored_model import HISTORY, WINDOW, model, profile, reference, rows
@@ -43,6 +43,15 @@ def test_recounted_reference_is_unchanged():
     again = profile(config, frozen, table)
     assert [one.counts for one in again.features] == [one.counts.counts for one in frozen.features]
     assert [one.outside for one in again.features] == [0, 0, 0, 0]
+
+
+def test_days_of_many_rows_are_judged_by_a_part_of_them():
+    """Ten days of 3,000 rows and one of 100: 2,000 of each long day are drawn, all of the short one, in order."""
+    days = np.repeat(np.arange("2024-01-01", "2024-01-12", dtype="datetime64[D]"), [3000] * 10 + [100])
+    drawn = _draw_per_day(days)
+    assert np.unique(days[drawn], return_counts=True)[1].tolist() == [2000] * 10 + [100]
+    assert (np.diff(drawn) > 0).all() and drawn[0] < 20, "not the first or every other row"
+    assert _draw_per_day(days[:2000]) is None
 
 
 def test_broken_days_of_one_feature_are_left_out_of_its_reference_alone():
