@@ -123,8 +123,12 @@ class ModelService:
         faults: list[str | None] = []
         refusal = None
         try:
-            times = [exchange.identities[number].time for number in numbers]
-            predictions = version.predict([exchange.rows[number] for number in numbers], numbers, times)
+            rows = [exchange.rows[number] for number in numbers]
+            if version.reads_times:
+                times = [exchange.identities[number].time for number in numbers]
+                predictions = version.predict(rows, numbers, times)
+            else:
+                predictions = version.predict(rows, numbers)
             if len(predictions) != len(numbers):
                 raise ValueError(f"{len(predictions)} predictions for {len(numbers)} rows")
             found, faults = predictions, [self._fault_of(prediction) for prediction in predictions]

@@ -83,6 +83,11 @@ class ServedVersion:
             return [jsonable(row) for row in self.scorer.synthetic_rows(count).to_pylist()]
         return [dict.fromkeys(self.scorer.encoding.names)] * count
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether features are derived from a row's time."""
+        return self.scorer.encoding.derived.time is not None
+
     def predict(
         self, rows: Sequence[Row], numbers: Sequence[int] | None = None, times: Sequence[datetime] = ()
     ) -> list[Prediction]:
