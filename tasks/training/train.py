@@ -217,7 +217,7 @@ def _train_on(
     trained = _with_references(config, training, rows, fitted, profile)
     refit = None if elsewhere else _refit(chosen, given, rows, replace(plan, validated=fitted))
     trained = replace(trained, race=given.race, search=searched, refit=refit)
-    used = _used(began, len(rows), given.race, searched)
+    used = _used(began, refit.fitted.rows if refit else len(rows), given.race, searched)
     if elsewhere:
         trained, used = replace(trained, origin=elsewhere.origin), elsewhere.charged(used)
     _log_training(config, fitted, used)
