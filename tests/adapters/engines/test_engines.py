@@ -1,6 +1,7 @@
 """The same model from rows in memory, in external memory and, nearly, on a Dask cluster; each asks for what it needs."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +86,17 @@ def test_external_memory_continues_from_a_checkpoint(monkeypatch):
     )
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT raise, which is ignored where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_while_rows_are_read_is_not_their_end():
     """XGBoost's callback loses exceptions that are not of type Exception, and takes the rows so far for all rows."""
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where a shell started us in the background
 
     def end(_: pa.Table) -> np.ndarray:
         signal.raise_signal(signal.SIGINT)
@@ -98,7 +105,6 @@ def test_an_interruption_while_rows_are_read_is_not_their_end():
     rows = RowBatches(make_rows(), np.zeros(1000), np.ones(1000, bool), end, EXTERNAL)
     with pytest.raises(KeyboardInterrupt), external_memory.cache_folder() as folder:
         external_memory.matrices(folder, rows, None, {}, None)
-    signal.signal(signal.SIGINT, before)
 
 
 def land_two_windows() -> None:
