@@ -62,20 +62,39 @@ def determines(feature: pa.ChunkedArray, label: pa.Array, regression: bool) -> b
     range of a numeric feature, or each category has one class. False with fewer than `MIN_ROWS` known values or
     a single label value.
     """
-    column = decode(pa.concat_arrays(feature.chunks) if feature.num_chunks != 1 else feature.chunk(0))
-    known = column.is_valid()
-    column, label = (
-        column.filter(known),
-        decode(label if isinstance(label, pa.Array) else pa.concat_arrays(label.chunks)),
-    )
-    label = label.filter(known)
+    if not regression:  # most features fail here, before all rows are looked at
+        first, of_first = _known(feature.slice(0, FIRST_ROWS), label.slice(0, FIRST_ROWS))
+        if _is_numeric(first) and len(first) and not _runs(to_floats(first), _codes(of_first)):
+            return False
+    column, label = _known(feature, label)
     if len(column) < MIN_ROWS or pc.count_distinct(label).as_py() < 2:
         return False
-    numeric = is_number(column.type) or pa.types.is_boolean(column.type)
     if regression:
-        return numeric and _correlated(to_floats(column), to_floats(label))
-    classes = label.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    return _separates(to_floats(column), classes) if numeric else _pure(column, classes)
+        return _is_numeric(column) and _correlated(to_floats(column), to_floats(label))
+    codes = _codes(label)
+    return _separates(to_floats(column), codes) if _is_numeric(column) else _pure(column, codes)
+
+
+def _known(feature: pa.ChunkedArray, label: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """Return the feature's values that are not null, and their labels."""
+    column, labels = (decode(_joined(values)) for values in (feature, label))
+    known = column.is_valid()
+    return (column.filter(known), labels.filter(known)) if column.null_count else (column, labels)
+
+
+def _joined(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    return values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks)
+
+
+def _is_numeric(column: pa.Array) -> bool:
+    return is_number(column.type) or pa.types.is_boolean(column.type)
+
+
+def _codes(label: pa.Array) -> np.ndarray:
+    codes: np.ndarray = label.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return codes
 
 
 def _correlated(values: Floats, labels: Floats) -> bool:
@@ -86,11 +105,7 @@ def _correlated(values: Floats, labels: Floats) -> bool:
 
 def _separates(values: Floats, classes: np.ndarray) -> bool:
     """Return whether, sorted by the feature, each class is one run, runs share no value and no class is too small."""
-    return (
-        _runs(values[:FIRST_ROWS], classes[:FIRST_ROWS])  # most features fail here, without a sort of all rows
-        and _runs(values, classes)
-        and int(np.bincount(classes)[np.unique(classes)].min()) >= MIN_ROWS_PER_GROUP
-    )
+    return _runs(values, classes) and int(np.bincount(classes)[np.unique(classes)].min()) >= MIN_ROWS_PER_GROUP
 
 
 def _runs(values: Floats, classes: np.ndarray) -> bool:

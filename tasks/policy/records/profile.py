@@ -39,6 +39,8 @@ class LabelProfile:
 
 
 MAX_EDGES = 255
+RANKS_SEEN = 4 * MAX_EDGES
+"""Evenly spaced ranks that show whether a column has more than MAX_EDGES distinct values."""
 MAX_CATEGORIES = 1000
 MISSING = "missing"
 LARGEST = sys.float_info.max
@@ -244,17 +246,26 @@ def choose_edges(values: Floats) -> tuple[float, ...]:
     stays there when another program rounds it differently (as float32, or 0.1 + 0.2 for 0.3). A single value also gets
     an edge below it, so that downward shifts are visible.
     """
-    tolerance = rounding(values, float(np.median(np.abs(values))) if len(values) else 0.0)
-    is_last_of_equal = np.append(np.diff(values) > tolerance[:-1], True)[: len(values)]
-    distinct, margins = values[is_last_of_equal], tolerance[is_last_of_equal]
+    scale = float(np.median(np.abs(values))) if len(values) else 0.0
+    ranks = np.linspace(0, len(values) - 1, RANKS_SEEN).round().astype(np.int64)[: len(values)]
+    distinct, margins = _distinct(values[ranks], scale)
+    if len(distinct) <= MAX_EDGES:
+        distinct, margins = _distinct(values, scale)
     if len(distinct) == 1:
         return bounded(distinct[0] - 2 * margins[0]), bounded(distinct[0] + margins[0])
     if len(distinct) > MAX_EDGES:
         ranks = np.linspace(0, len(values) - 1, MAX_EDGES).round().astype(np.int64)
-        distinct, chosen = np.unique(values[ranks], return_index=True)
-        margins = tolerance[ranks][chosen]
+        distinct = np.unique(values[ranks])
+        margins = rounding(distinct, scale)
     half_gaps = np.append(np.diff(distinct) / 2, np.inf)
     return tuple(bounded(edge) for edge in distinct + np.minimum(margins, half_gaps))
+
+
+def _distinct(values: Floats, scale: float) -> tuple[Floats, Floats]:
+    """Return the last of each run of equal sorted values, and its tolerance; values within rounding are equal."""
+    tolerance = rounding(values, scale)
+    is_last = np.append(np.diff(values) > tolerance[:-1], True)[: len(values)]
+    return values[is_last], tolerance[is_last]
 
 
 def rounding(values: Floats, scale: float = 0.0) -> Floats:

@@ -33,8 +33,9 @@ def find_sentinel(values: Floats) -> Sentinel | None:
     """Find the code for missing among sorted finite values: their minimum or maximum, if it is far from the others."""
     if len(values) < 2 * SENTINEL_ROWS or values[0] == values[-1]:
         return None
-    for value in (values[-1], values[0]):
-        others = values[values != value]
+    highest = values[: np.searchsorted(values, values[-1])]
+    lowest = values[np.searchsorted(values, values[0], side="right") :]
+    for value, others in ((values[-1], highest), (values[0], lowest)):
         count = len(values) - len(others)
         if count < max(SENTINEL_ROWS, SENTINEL_SHARE * len(values)) or count > len(values) / 2:
             continue
@@ -53,8 +54,9 @@ def robust_scale(values: Floats) -> float | None:
     width = high - low
     if width <= 0:
         return None
-    inside = values[(values >= low - FENCE * width) & (values <= high + FENCE * width)]
-    return float(inside.std()) or None
+    first = np.searchsorted(values, low - FENCE * width)
+    end = np.searchsorted(values, high + FENCE * width, side="right")
+    return float(values[first:end].std()) or None
 
 
 def broken_days(values: Floats, days: ArrayLike) -> Sequence[str]:

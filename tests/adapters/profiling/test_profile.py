@@ -46,12 +46,12 @@ def test_recounted_reference_is_unchanged():
 
 
 def test_days_of_many_rows_are_judged_by_a_part_of_them():
-    """Ten days of 3,000 rows and one of 100: 2,000 of each long day are drawn, all of the short one, in order."""
+    """Ten days of 3,000 rows and one of 100: 500 of each long day are drawn, all of the short one, in order."""
     days = np.repeat(np.arange("2024-01-01", "2024-01-12", dtype="datetime64[D]"), [3000] * 10 + [100])
     drawn = _draw_per_day(days)
-    assert np.unique(days[drawn], return_counts=True)[1].tolist() == [2000] * 10 + [100]
-    assert (np.diff(drawn) > 0).all() and drawn[0] < 20, "not the first or every other row"
-    assert _draw_per_day(days[:2000]) is None
+    assert np.unique(days[drawn], return_counts=True)[1].tolist() == [500] * 10 + [100]
+    assert (np.diff(drawn) > 0).all() and drawn[0] < 60, "not the first or every other row"
+    assert _draw_per_day(days[:500]) is None
 
 
 def test_broken_days_of_one_feature_are_left_out_of_its_reference_alone():

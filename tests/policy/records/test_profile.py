@@ -83,6 +83,13 @@ def test_few_values_become_edges_and_many_become_quantiles():
     assert choose_edges(np.empty(0)) == ()
 
 
+def test_many_values_that_lie_within_rounding_of_their_neighbours_are_still_many():
+    edges = choose_edges(np.linspace(1, 2, 3_000_000))
+    assert len(edges) == 255 and edges[127] == pytest.approx(1.5, abs=0.01)
+    one = choose_edges(np.sort(np.array([1.0, 1 + 1e-7] * 2000)))
+    assert len(one) == 2  # values that another program stored differently
+
+
 def test_only_the_most_frequent_categories_are_listed():
     counts = [(f"c{number:04}", number) for number in range(1500)]
     listed, more = choose_categories(counts)
