@@ -100,10 +100,21 @@ def constant_share(column: pa.ChunkedArray, places: NDArray[np.int32]) -> float:
     if (np.diff(at) < 0).any():
         order = np.argsort(at, kind="stable")
         at, values = at[order], values.take(pa.array(order))
-    changes = _differ(values.slice(1), values.slice(0, len(values) - 1)) & (at[1:] == at[:-1])
     rows = np.bincount(at)
+    if _change_early(at, values, rows):
+        return 0.0
+    changes = _differ(values.slice(1), values.slice(0, len(values) - 1)) & (at[1:] == at[:-1])
     constant, several = np.bincount(at[1:][changes], minlength=len(rows)) == 0, rows > 1
     return float(constant[several].mean()) if several.any() else 0.0
+
+
+def _change_early(at: NDArray[np.int32], values: pa.ChunkedArray, rows: NDArray[np.intp]) -> bool:
+    """Return whether the first two values of each window of several rows differ: then no window is constant."""
+    first = np.searchsorted(at, np.flatnonzero(rows > 1))
+    if not len(first) or len(first) > len(at) // 10:  # few rows per window: looking at all is as fast
+        return False
+    one, other = (values.take(pa.array(places)) for places in (first, first + 1))
+    return bool(_differ(one, other).all())
 
 
 def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> NDArray[np.bool_]:

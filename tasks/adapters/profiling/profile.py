@@ -3,7 +3,6 @@
 A reference profile is computed one column at a time, from rows that training already holds in memory.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
@@ -111,8 +110,9 @@ def _freeze_labels(table: pa.Table, config: ModelConfig) -> LabelProfile | None:
         span = (float(values.min()), float(values.max())) if len(values) else None
         return LabelProfile(len(labels), levels=label_levels(values), span=span)
     classes = classes_of(config, labels)
-    counts = Counter(encode_labels(labels, classes, unknown=len(classes)).tolist()).most_common(LARGEST_CLASSES)
-    shares = tuple((classes[int(code)], count / len(labels)) for code, count in counts if code < len(classes))
+    codes, counts = np.unique(encode_labels(labels, classes, unknown=len(classes)), return_counts=True)
+    largest = [place for place in np.argsort(-counts, kind="stable")[:LARGEST_CLASSES] if codes[place] < len(classes)]
+    shares = tuple((classes[int(codes[place])], int(counts[place]) / len(labels)) for place in largest)
     return LabelProfile(len(labels), shares=shares)
 
 
