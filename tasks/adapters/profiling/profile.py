@@ -35,6 +35,7 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.profile import (
     FeatureCounts,
     FeatureReference,
+    Floats,
     LabelProfile,
     ReferenceProfile,
     WindowProfile,
@@ -51,6 +52,8 @@ USUAL, GAPS_NEEDED = 0.9, 3
 LARGEST_CLASSES = 50
 DAY_SAMPLE = 500
 """Rows of a day that its quartiles are computed from: they err by 0.06 σ, where a broken day differs by 2 σ or more."""
+ORDERED = 250_000
+"""Values that the edges of a reference are chosen from: their ranks err by 0.1 % of the rows. All rows are counted."""
 COLUMNS_AT_ONCE = 16  # a Parquet reader holds a page of each column in memory
 
 
@@ -137,11 +140,11 @@ def _freeze_feature(
         if left_out:
             column = column.filter(pa.array(~np.isin(days, np.array(left_out, days.dtype))))
         numbers = read_numbers(column)
-        values = np.sort(numbers.values)
+        values = _ordered(numbers.values)
         sentinel = find_sentinel(values)
         if sentinel:
             numbers = numbers.without(sentinel.value)
-            values = np.sort(numbers.values)
+            values = _ordered(numbers.values)
         edges = choose_edges(values)
         counts = count_values(feature, name, numbers.values, BinGuide.of(np.asarray(edges)), (-np.inf, np.inf))
         return FeatureReference(
@@ -163,6 +166,14 @@ def _freeze_feature(
     return FeatureReference(
         feature, kind, with_missing(counts, nulls, unreadable=unreadable), categories=categories, more_categories=more
     )
+
+
+def _ordered(values: Floats) -> Floats:
+    """Return the values in order; of more than `ORDERED`, that many random ones with the least and the largest value."""
+    if len(values) <= ORDERED:
+        return np.sort(values)
+    drawn = values[np.random.default_rng(0).integers(0, len(values), ORDERED)]
+    return np.sort(np.concatenate([drawn, [values.min(), values.max()]]))
 
 
 def _draw_per_day(days: Days) -> NDArray[np.int64] | None:

@@ -54,6 +54,25 @@ def test_days_of_many_rows_are_judged_by_a_part_of_them():
     assert _draw_per_day(days[:500]) is None
 
 
+def test_edges_of_many_rows_are_chosen_from_a_part_and_the_rows_counted_exactly():
+    """A code for missing in 0.1 % of the rows is found; the extremes are edges; each bin holds about as many rows."""
+    count, random = 600_000, np.random.default_rng(4)
+    amount = random.permutation(np.where(np.arange(count) < 600, -9999.0, random.normal(50, 10, count)))
+    frozen = freeze_reference(rows(count, 5, HISTORY, amount=amount).to_batches(), model(), HISTORY, "hash")
+    found = next(one for one in frozen.features if one.feature == "amount")
+    usual = amount[amount > 0]
+    assert (found.sentinel, found.counts.nulls, found.counts.rows) == (-9999.0, 600, count)
+    assert (found.counts.minimum, found.counts.maximum) == (usual.min(), usual.max())
+    assert found.edges[0] == pytest.approx(usual.min(), rel=2e-6) and found.edges[-1] == pytest.approx(
+        usual.max(), rel=2e-6
+    )
+    assert found.edges[127] == pytest.approx(np.median(usual), abs=0.1) and found.scale == pytest.approx(
+        usual.std(), rel=0.01
+    )
+    inner = np.array(found.counts.counts[1:-2])
+    assert inner.sum() > 0.99 * len(usual) and inner.max() < 1.3 * inner.mean()
+
+
 def test_broken_days_of_one_feature_are_left_out_of_its_reference_alone():
     config, table = model(), rows(3000, 99, HISTORY)
     days = pc.strftime(table[config.columns.time], "%Y-%m-%d").to_numpy(zero_copy_only=False)
