@@ -16,9 +16,9 @@ import pytest
 from tasks.adapters import ledger
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.lease import hold
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import FencedOut, LeaseHeld
-from tasks.policy.records.evidence import Fact
 from tests.support.object_store import object_store, on_each_store
 
 MODEL = "flight_delay"
