@@ -30,7 +30,7 @@ from pathlib import Path
 from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.storage import lease
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import Fact
+from tasks.policy.evidence.ledger import Fact
 place, ttl_s = Path(sys.argv[1]), float(sys.argv[2])
 with lease.hold("flight_delay", "retrain", ttl_s=ttl_s) as held:
     (place / "holds").write_text(str(held.record.token))
