@@ -23,8 +23,8 @@ from flows.parameters import (
 from tasks.adapters.orchestration import run_identity
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.data.split import span_of, split_labelled_rows
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.evidence import Promotion
 from tasks.policy.records.text import OneLine
 from tasks.policy.rollout.validation import as_adopted
 from tasks.record.publication import publish_adoption, publish_promotion

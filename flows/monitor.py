@@ -20,7 +20,7 @@ from tasks.monitoring.performance import measure_performance
 from tasks.monitoring.probes import score_probes
 from tasks.monitoring.quality import check_quality
 from tasks.observation.comparison import compare_versions
-from tasks.policy.records.evidence import Judgement, WindowEvidence
+from tasks.policy.evidence.monitoring import Judgement, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport
 from tasks.record.history import load_judgement, load_latency, load_past, load_scoring, prepare_run
 from tasks.record.publication import (

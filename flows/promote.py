@@ -14,9 +14,9 @@ from pydantic import Field
 from deployments.config.model import ModelConfig
 from flows.parameters import Actor, DecisionId, Model, Moment, resolve_as_of, run_name, wall_clock
 from tasks.adapters.orchestration import run_identity
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.governance.access import Approval, Override
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.evidence import Promotion
 from tasks.policy.records.text import OneLine
 from tasks.policy.reporting.preview import Preview
 from tasks.policy.rollout.state import RolloutState

@@ -23,11 +23,12 @@ from deployments.config.loading import load_model_config
 from deployments.config.model import ModelConfig
 from flows.parameters import Model, Moment, run_name
 from tasks.adapters.orchestration.runs import run_as
+from tasks.policy.evidence.monitoring import Decision
+from tasks.policy.evidence.replay import EventKind, Replay, ReplayEvent, ReplayWindow
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import Decision, ModelVersion, Promotion
-from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.reporting.rollout_replay import progress, rollout_events
 from tasks.record.history import load_degradation
 from tasks.replay.baselines import BaselineScores, compare_with_baselines, score_baselines

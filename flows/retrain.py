@@ -28,9 +28,10 @@ from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.data.split import after, split_labelled_rows
 from tasks.monitoring.decision import check_budget
 from tasks.policy.economics.costs import BudgetCheck
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.governance.access import Override
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import Preview
 from tasks.record.edge import read_update, record_update

@@ -17,8 +17,8 @@ from flows.parameters import (
     wall_clock,
 )
 from tasks.adapters.orchestration import run_identity
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.governance.requests import RunRequest
-from tasks.policy.records.evidence import Promotion
 from tasks.policy.reporting.preview import Preview
 from tasks.record.preview import preview_rollback
 from tasks.record.publication import publish_promotion

@@ -25,9 +25,9 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import reports
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.replay import ReplayWindow
 from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import NothingToReplay
-from tasks.policy.records.replay import ReplayWindow
 from tasks.policy.reporting.replay_story import next_steps
 from tasks.replay.records import finished_replays, replay_folder, replays_page
 

@@ -23,8 +23,8 @@ from tasks.adapters.foreign.scorer import ForeignScorer
 from tasks.adapters.models.encoding import RawEncoding
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.traffic.split_store import read_split
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.errors import FeatureError, ModelFileError, PerennialError, PromotionRefused, RequestRefused
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.rollout.versions import why_not_approved, why_not_serve, why_not_trusted
 from tasks.policy.training.online import OnlineState

@@ -8,7 +8,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.workspace import workspace
-from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import Snapshot
 

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.ledger import windows_to_exclude
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import TooEarly
-from tasks.policy.records.evidence import windows_to_exclude
 from tasks.policy.records.reports import Snapshot
 
 

@@ -14,9 +14,9 @@ from tasks.policy.decision.expected_benefit import describe, expected_benefit, e
 from tasks.policy.decision.retraining import decide_retraining
 from tasks.policy.economics.costs import over_budget
 from tasks.policy.economics.placement import decide_placement, forecast_rows
+from tasks.policy.evidence.monitoring import Judgement, MonitorRun, WindowEvidence, label_reports
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import Judgement, MonitorRun, WindowEvidence, label_reports
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.reporting.decision import headline
 

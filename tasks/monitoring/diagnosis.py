@@ -15,11 +15,12 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.monitoring import MonitorRun, WindowEvidence, newest_labels
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.monitoring import attribution, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import ModelVersion, MonitorRun, WindowEvidence, newest_labels
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
 from tasks.policy.statistics import metrics
 

@@ -15,6 +15,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import dashboards, gates, models, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.monitoring.attribution import Shift, explain_predictions, prediction_shifts
 from tasks.policy.monitoring.drift import describe, measure
 from tasks.policy.monitoring.joint_drift import describe_joint
@@ -22,7 +23,6 @@ from tasks.policy.monitoring.second_opinion import with_own_tests, with_second_o
 from tasks.policy.records.base import digest
 from tasks.policy.records.binned_rows import CodedRows
 from tasks.policy.records.errors import FeatureError, WorkspaceError
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import DriftReport, SecondOpinion
 from tasks.policy.reference.calendar_match import Matched, match_calendar

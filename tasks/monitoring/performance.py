@@ -16,6 +16,8 @@ from tasks.adapters import evaluation, gates, lake, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
 from tasks.policy.data_quality.quality import Finding
+from tasks.policy.evidence.monitoring import History, MonitorRun
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.monitoring.performance import (
     best_past_level,
     closed_values,
@@ -28,7 +30,6 @@ from tasks.policy.monitoring.performance import (
 from tasks.policy.monitoring.slices import RESAMPLING, describe_worst, measure_slices
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
-from tasks.policy.records.evidence import History, ModelVersion, MonitorRun
 from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import NEVER_SCORED, LabelReport, Latency, MetricValue, PerformanceReport
 from tasks.policy.statistics import metrics

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation
-from tasks.policy.records.evidence import MonitorRun
+from tasks.policy.evidence.monitoring import MonitorRun
 from tasks.policy.records.reports import PerformanceReport, ProbeColumn
 
 

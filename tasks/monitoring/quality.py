@@ -16,9 +16,10 @@ from tasks.policy.data_quality.acceptance import decimals_of
 from tasks.policy.data_quality.expectations import window_parameters
 from tasks.policy.data_quality.logged_predictions import LogCounts, LogLimits, check_log
 from tasks.policy.data_quality.quality import Finding, check_columns, worst_first
+from tasks.policy.evidence.monitoring import History
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.records.evidence import History, ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, QualityReport, Snapshot, Verdict
 

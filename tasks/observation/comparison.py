@@ -20,9 +20,10 @@ from tasks.policy.comparison.evidence import why_not_paired
 from tasks.policy.comparison.plan import ExpectedTraffic
 from tasks.policy.comparison.side_by_side import SideBySide, judge_side_by_side
 from tasks.policy.comparison.split import why_not_unpaired
+from tasks.policy.evidence.ledger import Fact, windows_to_exclude
+from tasks.policy.evidence.monitoring import Judgement, MonitorRun, latest_performances
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.events import Handover, RunMode
-from tasks.policy.records.evidence import Fact, Judgement, MonitorRun, latest_performances, windows_to_exclude
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.rollout.state import Rollout, RolloutStep
 

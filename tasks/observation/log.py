@@ -17,8 +17,9 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, ledger, registry, sources, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.comparison.split import takes_over
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Window, digest
-from tasks.policy.records.evidence import Fact, ModelVersion, Promotion
 from tasks.policy.records.reports import Latency, Scoring, Snapshot
 from tasks.policy.rollout.versions import registered
 

@@ -16,9 +16,10 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, models, profiling, registry, sources, storage
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import ObservationRefused
-from tasks.policy.records.evidence import Fact, ModelVersion, Promotion
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 

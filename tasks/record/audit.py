@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.adapters import ledger, registry, storage
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import Judgement
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, ValidationReport
 from tasks.policy.records.text import printable
 from tasks.policy.reporting.decision import headline
 from tasks.policy.rollout.versions import changed_outside, edited, registered

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from deployments.config.model import ModelConfig
 from tasks.adapters import edge, ledger, registry
 from tasks.adapters.storage.atomic_files import atomic_folder
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import digest, from_json
 from tasks.policy.records.errors import ExportRefused, ForeignUpdate, UpdateRefused
-from tasks.policy.records.evidence import Fact, ModelVersion
 from tasks.policy.training.edge import EXPORTED, IMPORTED, EdgeExport, EdgeUpdate, ImportFacts, find_fault
 
 if TYPE_CHECKING:  # loads XGBoost

@@ -15,22 +15,14 @@ from tasks.policy.decision import retraining
 from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
 from tasks.policy.economics.costs import expected_cost_usd, forecast_cost
+from tasks.policy.evidence.ledger import LedgerEntry, Past
+from tasks.policy.evidence.monitoring import History, Judgement, MonitorRun, latest_performances
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Window, digest, from_json, to_json
 from tasks.policy.records.errors import ModelFileError, NoChampion, NothingToPromote, PromotionRefused
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import (
-    History,
-    Judgement,
-    LedgerEntry,
-    ModelVersion,
-    MonitorRun,
-    Past,
-    Promotion,
-    ValidationReport,
-    latest_performances,
-    scoring_id,
-)
-from tasks.policy.records.reports import Latency, Scoring
+from tasks.policy.records.reports import Latency, Scoring, scoring_id
 from tasks.policy.rollout.probation import Degradation
 from tasks.policy.rollout.restorable import returnable
 from tasks.policy.rollout.state import rollout_state

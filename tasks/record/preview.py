@@ -12,11 +12,13 @@ from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.budget import usages
 from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.economics.placement import decide_placement
+from tasks.policy.evidence.ledger import Past
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.governance.access import why_not_override, why_not_trigger
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import EstimatorError, SourceError
-from tasks.policy.records.evidence import ModelVersion, Past, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,

@@ -12,28 +12,15 @@ from tasks.adapters import ledger, orchestration, registry, reports
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.decision.retraining import ADVISED
 from tasks.policy.economics.placement import DEDICATED
+from tasks.policy.evidence.ledger import LABELS_QUARANTINED, LABELS_SOUND, Fact, LabelVerdicts, LedgerEntry, Past
+from tasks.policy.evidence.monitoring import History, Judgement, MonitorRun, Placement, label_reports
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.governance.access import Approval
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import Window, digest, from_json, to_json
 from tasks.policy.records.events import Handover, RunMode
-from tasks.policy.records.evidence import (
-    LABELS_QUARANTINED,
-    LABELS_SOUND,
-    Fact,
-    History,
-    Judgement,
-    LabelVerdicts,
-    LedgerEntry,
-    ModelVersion,
-    MonitorRun,
-    Past,
-    Placement,
-    Promotion,
-    ValidationReport,
-    label_reports,
-    scoring_id,
-)
-from tasks.policy.records.reports import Scoring
+from tasks.policy.records.reports import Scoring, scoring_id
 from tasks.policy.rollout.probation import Degradation
 from tasks.policy.rollout.versions import OUTSIDE
 

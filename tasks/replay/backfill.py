@@ -8,9 +8,9 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.decision.retraining import decision_id
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import BackfillRefused
-from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import Scoring
 from tasks.policy.reporting.backfill import Backfill, divide_windows
 

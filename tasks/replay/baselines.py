@@ -16,8 +16,8 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, models, own_training, registry, storage
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
 

@@ -27,10 +27,10 @@ from tasks.adapters import evaluation, lake, ledger, models, own_training, stora
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.atomic_files import atomic_file
 from tasks.policy.backtest.own_condition import CandidateReports
+from tasks.policy.evidence.ledger import windows_to_exclude
 from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window, digest, to_json
 from tasks.policy.records.errors import ModelConfigError
-from tasks.policy.records.evidence import windows_to_exclude
 from tasks.policy.records.reports import MetricValue, PerformanceReport, ProbeColumn
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import metric_intervals

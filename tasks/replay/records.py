@@ -11,10 +11,11 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.atomic_files import file_lock, write_atomically
+from tasks.policy.evidence.monitoring import Judgement
+from tasks.policy.evidence.replay import Replay, ReplayEvent, ReplayWindow
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.errors import ReplayRefused
-from tasks.policy.records.evidence import Judgement, ModelVersion, Promotion
-from tasks.policy.records.replay import Replay, ReplayEvent, ReplayWindow
 from tasks.policy.records.reports import DriftReport
 
 

@@ -15,6 +15,8 @@ from prefect.logging import get_run_logger
 from deployments.config.loading import load_model_config
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration
+from tasks.policy.evidence.ledger import Fact, LedgerEntry, Past
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.governance.access import why_not_approve, why_not_override, why_not_trigger
 from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound
 from tasks.policy.governance.people import is_unnamed
@@ -22,7 +24,6 @@ from tasks.policy.governance.requests import MOVES, RunRequest, decided, why_not
 from tasks.policy.records.base import MODEL_NAME, Window, digest, from_json
 from tasks.policy.records.errors import AccessRefused
 from tasks.policy.records.events import Handover
-from tasks.policy.records.evidence import Fact, Judgement, LedgerEntry, Past
 
 VALIDATED = "challenger.validated"
 

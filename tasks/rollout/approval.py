@@ -15,13 +15,15 @@ from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration, registry, reports
+from tasks.policy.evidence.ledger import Fact, LedgerEntry
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.governance.access import Approval, ApprovalRequest, why_not_approve
 from tasks.policy.governance.people import ANYONE, UNNAMED
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import digest, from_json
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.events import Handover
-from tasks.policy.records.evidence import Fact, LedgerEntry, ModelVersion, ValidationReport
 from tasks.policy.records.text import one_line
 from tasks.policy.rollout.validation import why_not_promote
 

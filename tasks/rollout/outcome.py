@@ -15,19 +15,13 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, models, registry, reports
 from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_benefit, score_gains, score_outcome
+from tasks.policy.evidence.ledger import Fact, Past
+from tasks.policy.evidence.monitoring import MonitorRun
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import USAGE, ModelVersion, Promotion, Usage
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.errors import VersionGone
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import (
-    USAGE,
-    Fact,
-    ModelVersion,
-    MonitorRun,
-    Past,
-    Promotion,
-    Usage,
-    ValidationReport,
-)
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.rollout.state import ENDED, RolloutMove
 from tasks.policy.statistics.intervals import Gain, PairedPredictions, paired_bootstrap

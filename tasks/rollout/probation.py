@@ -11,9 +11,12 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, registry
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.ledger import Past, windows_to_exclude
+from tasks.policy.evidence.monitoring import MonitorRun
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.errors import VersionGone
-from tasks.policy.records.evidence import ModelVersion, MonitorRun, Past, ValidationReport, windows_to_exclude
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.rollout.probation import (
     Degradation,

@@ -13,9 +13,10 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, ledger, registry, storage
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.errors import AdoptionRefused, LeaseHeld, PromotionRefused
-from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote
 from tasks.policy.rollout.versions import MOVES, OutsideMove, why_not_serve, why_not_trusted

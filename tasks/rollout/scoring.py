@@ -20,7 +20,7 @@ from tasks.adapters import evaluation, lake, models, online
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.comparison.guardrails import MIN_TIMED
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY, invalid_rows, missing_rows
-from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.reports import ChallengerScoring, Latency, LatencyComparison, Scoring, Snapshot
 from tasks.policy.rollout.traffic import Role, TrafficSplit
 from tasks.policy.statistics.metrics import Floats

@@ -13,11 +13,13 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, ledger, orchestration, registry, reports, storage, traffic
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.comparison.plan import horizon_warning
+from tasks.policy.evidence.ledger import Fact, Past
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.errors import LeaseHeld, PromotionRefused, RolloutRefused, VersionGone
 from tasks.policy.records.events import Handover, RunMode
-from tasks.policy.records.evidence import Fact, ModelVersion, Past, ValidationReport
 from tasks.policy.rollout import stages
 from tasks.policy.rollout.stages import RolloutAction
 from tasks.policy.rollout.state import (

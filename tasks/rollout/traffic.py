@@ -10,8 +10,8 @@ from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry, traffic
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.errors import RegistryError
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout.traffic import TrafficSplit
 
 

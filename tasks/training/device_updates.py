@@ -12,9 +12,9 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import edge, models, registry
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.monitoring.attribution import AttributionProfile, freeze
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import ModelVersion
 
 if TYPE_CHECKING:  # loads MLflow
     from tasks.adapters.edge.updates import SignedUpdate

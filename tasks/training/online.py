@@ -17,10 +17,11 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, online, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.comparison.differences import DRAWS
+from tasks.policy.evidence.ledger import Fact, windows_to_exclude
+from tasks.policy.evidence.monitoring import Judgement, MonitorRun
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.errors import OnlineStateError
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import Fact, Judgement, MonitorRun, windows_to_exclude
 from tasks.policy.statistics.metrics import Metric
 from tasks.policy.statistics.resampling import Resampling, thin
 from tasks.policy.training.online import (

@@ -12,8 +12,9 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import candidates, lake, ledger, reports
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Fact, ModelVersion
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.training.race import RACED, RaceReport, decide_race
 

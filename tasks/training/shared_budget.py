@@ -15,7 +15,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics import budget
-from tasks.policy.records.evidence import Fact
+from tasks.policy.evidence.ledger import Fact
 
 LEASE = "_fleet"
 """A lease name that no model can have."""

@@ -27,11 +27,11 @@ from tasks.adapters import (
     search,
 )
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.evidence.versions import ModelVersion, Usage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import ForeignModelError, TrainingRefused
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import without_secrets

@@ -14,7 +14,8 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, model_gates, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import WORDS, LabelFacts, judge_labels
-from tasks.policy.records.evidence import ModelVersion, RefitCheck, ValidationReport
+from tasks.policy.evidence.validation import RefitCheck, ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.reports import LabelReport, Snapshot
 from tasks.policy.rollout.validation import decide_validation
 from tasks.policy.training.refit import decide_refit, with_refit

@@ -16,8 +16,8 @@ from pathlib import Path
 from tasks.adapters import ledger
 from tasks.adapters.ledger.files import GENESIS, HEAD, Head, key
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.ledger import LedgerEntry
 from tasks.policy.records.base import digest, to_json, utc
-from tasks.policy.records.evidence import LedgerEntry
 
 LENGTHS = (10_000, 100_000)
 MODEL = "benchmark"

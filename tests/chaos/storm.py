@@ -25,9 +25,10 @@ from typing import Any
 
 import psutil
 
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.monitoring import Decision, Judgement, WindowEvidence
 from tasks.policy.records.base import Window
 from tasks.policy.records.events import about
-from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tests.benchmarks.bench_e2e import await_that, free_ports, served
 from tests.benchmarks.e2e_model import DRIFT, WINDOW_DAYS, write_model
 

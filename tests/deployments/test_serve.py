@@ -23,9 +23,9 @@ from deployments.local.services import Service, Stream
 from tasks.adapters import ledger
 from tasks.adapters.orchestration.server import free_port, served_url
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.records.evidence import Fact
 from tests.support.served_pages import served_pages
 
 START_S = 180

@@ -24,9 +24,9 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import AccessRefused, AdoptionRefused, ForeignModelError, MoveFailed, TooEarly
-from tasks.policy.records.evidence import Promotion
 from tasks.policy.rollout.versions import registered
 from tests.support.ways_in import example
 

@@ -11,8 +11,10 @@ import pytest
 from deployments.cli import main
 from tasks.adapters import ledger
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.evidence.ledger import Fact, LedgerEntry
+from tasks.policy.evidence.monitoring import Judgement, WindowEvidence
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import to_json, utc
-from tasks.policy.records.evidence import Fact, Judgement, LedgerEntry, Promotion, WindowEvidence
 from tasks.record import audit
 from tasks.record.audit import champion_at
 from tests.policy.triggers.judged_windows import drift, evidence, history, window

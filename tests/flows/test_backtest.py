@@ -19,9 +19,9 @@ from tasks.adapters import ledger
 from tasks.adapters.reports.backtest import pareto_front
 from tasks.policy.backtest.study import run_backtest
 from tasks.policy.decision.retraining import RetrainingPolicy
+from tasks.policy.evidence.ledger import LABELS_QUARANTINED, Fact, LabelVerdicts
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError
-from tasks.policy.records.evidence import LABELS_QUARANTINED, Fact, LabelVerdicts
 from tasks.policy.records.reports import LabelReport
 from tasks.replay.candidates import plan_candidates
 from tasks.replay.simulation import choose_policies, policy_yaml

@@ -10,8 +10,8 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.registry import version_files
 from tasks.adapters.sources.read import read_labels, read_window
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.statistics import metrics
 from tasks.training.train import train_challenger

@@ -7,9 +7,10 @@ import pytest
 from flows.replay import replay
 from tasks.adapters import ledger
 from tasks.policy.economics.costs import Outcome
+from tasks.policy.evidence.monitoring import Judgement
+from tasks.policy.evidence.replay import Replay
+from tasks.policy.evidence.versions import USAGE, ModelVersion, Usage
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion, Usage
-from tasks.policy.records.replay import Replay
 from tests.support.small_model import rows, write_model
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow("replays a quarter with prices")]

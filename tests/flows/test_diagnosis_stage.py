@@ -13,8 +13,9 @@ from tasks.adapters import lake
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.diagnosis import diagnose_window, estimate_performance
 from tasks.monitoring.performance import measure_performance
+from tasks.policy.evidence.monitoring import History, WindowEvidence
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import History, ModelVersion, WindowEvidence
 from tasks.policy.records.reports import QualityReport
 from tests.support.monitor_runs import run_of
 from tests.support.small_model import rows, write_model

@@ -14,9 +14,10 @@ from flows.retrain import retrain
 from tasks.adapters import ledger, registry
 from tasks.adapters.edge.device import EdgeModel
 from tasks.data.snapshot import take_snapshot
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import AccessRefused, ReplayedUpdate, StaleUpdate, TooEarly, UpdateRefused
-from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.training.edge import EdgeUpdate
 from tests.support.edge_folders import run_on_device
 from tests.support.small_model import CHANGE, rows

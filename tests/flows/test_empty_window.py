@@ -71,8 +71,8 @@ def test_late_rows_are_scored_judged_and_trained_on(tmp_path, begin):
 
 
 def from_ledger(kind: str):
+    from tasks.policy.evidence.versions import ModelVersion
     from tasks.policy.records.base import from_json
-    from tasks.policy.records.evidence import ModelVersion
 
     return from_json(ModelVersion, ledger.entries("small", kind=kind)[-1].body)
 

@@ -13,10 +13,11 @@ from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
 from tasks.adapters.orchestration import run_identity
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.monitoring import Decision, Judgement, WindowEvidence
 from tasks.policy.governance.access import Principal
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused
-from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tasks.policy.rollout.probation import Degradation
 from tests.support.prepared_workspaces import first_champion
 

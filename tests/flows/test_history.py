@@ -2,8 +2,10 @@
 
 from tasks.adapters import ledger
 from tasks.policy.decision.retraining import decide_retraining
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.monitoring import Judgement, WindowEvidence
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import Fact, Judgement, ModelVersion, WindowEvidence
 from tasks.policy.records.reports import QualityReport
 from tasks.record import history
 from tests.support.trained_models import make_config

@@ -8,8 +8,9 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from tasks.adapters import ledger, registry
+from tasks.policy.evidence.ledger import Fact, LedgerEntry
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import from_json, utc
-from tasks.policy.records.evidence import Fact, LedgerEntry, Promotion
 from tasks.policy.rollout.restorable import returnable
 from tasks.record.publication import publish_promotion
 from tests.support.prepared_workspaces import FIRST, first_champion

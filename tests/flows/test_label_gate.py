@@ -11,8 +11,8 @@ from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import lake, ledger
 from tasks.data.split import split_labelled_rows
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import Judgement
 from tasks.record.fleet import survey_files
 from tests.support.small_model import rows, write_model
 

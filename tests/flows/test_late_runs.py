@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from flows.monitor import monitor
 from flows.score import score
 from tasks.adapters import ledger
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.records.base import from_json, utc
-from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import Scoring
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -14,9 +14,9 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import NothingToPromote, PromotionRefused
-from tasks.policy.records.evidence import Fact
 from tests.support.prepared_workspaces import FIRST
 from tests.support.small_model import rows, write_model
 

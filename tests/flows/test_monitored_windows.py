@@ -17,10 +17,10 @@ from tasks.adapters.profiling.profile import freeze_reference, profile_batches
 from tasks.data.profile import profile_snapshot
 from tasks.monitoring.drift import DriftReference, report_drift
 from tasks.monitoring.quality import QualityReference, judge_quality, usual_rows
+from tasks.policy.evidence.monitoring import History, WindowEvidence
 from tasks.policy.monitoring.attribution import Shift
 from tasks.policy.records.base import Window, to_json
 from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.records.evidence import History, WindowEvidence
 from tasks.policy.records.reports import QualityReport
 from tests.support.monitored_model import (
     COUNT,

@@ -6,8 +6,8 @@ import pytest
 from deployments.config.loading import load_model_config
 from flows.replay import replay
 from tasks.adapters import lake, ledger
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Judgement
 from tasks.policy.training.online import UPDATED, OnlineUpdate
 from tests.support.small_model import START, rows, write_model
 

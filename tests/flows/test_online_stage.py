@@ -13,22 +13,12 @@ import pytest
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, ledger, online, registry
 from tasks.adapters.storage.workspace import workspace as current_workspace
+from tasks.policy.evidence.ledger import LABELS_QUARANTINED, Fact, LabelVerdicts, Past
+from tasks.policy.evidence.monitoring import Decision, History, Judgement, MonitorRun, WindowEvidence
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import (
-    LABELS_QUARANTINED,
-    Decision,
-    Fact,
-    History,
-    Judgement,
-    LabelVerdicts,
-    ModelVersion,
-    MonitorRun,
-    Past,
-    Promotion,
-    WindowEvidence,
-)
 from tasks.policy.records.reports import LabelReport, PerformanceReport
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.policy.training.online import ROLLED_BACK, UPDATED, OnlineUpdate

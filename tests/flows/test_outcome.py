@@ -7,8 +7,10 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from tasks.adapters import ledger, registry
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.monitoring import History
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import Fact, History, Promotion
 from tasks.policy.records.reports import PerformanceReport
 from tasks.rollout import outcome
 from tests.support.monitor_runs import recorded_run

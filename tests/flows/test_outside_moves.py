@@ -16,6 +16,8 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import (
     AdoptionRefused,
@@ -25,7 +27,6 @@ from tasks.policy.records.errors import (
     PromotionRefused,
     VersionGone,
 )
-from tasks.policy.records.evidence import Promotion, ValidationReport
 from tasks.record.history import load_past, registry_changes
 from tests.flows.test_adopted_pipeline import YAML, adopted, at, customers, pipeline, trusting
 from tests.support.ways_in import example

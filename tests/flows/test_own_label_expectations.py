@@ -10,8 +10,8 @@ from prefect.logging import disable_run_logger
 from deployments.config.loading import load_model_config
 from tasks.data.snapshot import land_labels
 from tasks.monitoring.performance import measure_performance
+from tasks.policy.evidence.monitoring import History, WindowEvidence, newest_labels
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import History, WindowEvidence, newest_labels
 from tasks.policy.records.reports import LabelReport, PerformanceReport
 from tests.flows.test_performance_stage import HOURS, serve
 from tests.support.monitor_runs import run_of

@@ -15,9 +15,9 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
+from tasks.policy.evidence.monitoring import History, Judgement, WindowEvidence
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import MetricError, ModelConfigError, TriggerError
-from tasks.policy.records.evidence import History, Judgement, WindowEvidence
 from tests.support.ways_in import example
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -15,8 +15,8 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.performance import describe, measure_performance
+from tasks.policy.evidence.monitoring import History
 from tasks.policy.records.base import Window, from_json, to_json
-from tasks.policy.records.evidence import History
 from tasks.policy.records.reports import Latency, PerformanceReport
 from tests.support.monitor_runs import run_of
 from tests.support.small_model import rows, write_model

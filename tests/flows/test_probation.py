@@ -5,14 +5,9 @@ from datetime import timedelta
 import pytest
 
 from tasks.adapters import ledger, registry
-from tasks.policy.records.evidence import (
-    LABELS_QUARANTINED,
-    Fact,
-    History,
-    LabelVerdicts,
-    MetricDifference,
-    ValidationReport,
-)
+from tasks.policy.evidence.ledger import LABELS_QUARANTINED, Fact, LabelVerdicts
+from tasks.policy.evidence.monitoring import History
+from tasks.policy.evidence.validation import MetricDifference, ValidationReport
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
 from tasks.record.history import load_degradation
 from tasks.record.publication import publish_degradation

@@ -14,8 +14,8 @@ from tasks.adapters import ledger
 from tasks.adapters.evaluation import probes
 from tasks.adapters.storage.workspace import workspace
 from tasks.monitoring.probes import new_columns
+from tasks.policy.evidence.monitoring import Judgement, MonitorRun
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Judgement, MonitorRun
 from tasks.record.history import find_champion, load_history, load_past
 from tasks.replay.candidates import Plan, plan_candidates
 from tests.support.small_model import CHANGE, write_model

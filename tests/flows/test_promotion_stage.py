@@ -16,11 +16,12 @@ from prefect.transactions import transaction
 from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction
 from tasks.adapters.registry import version_files
+from tasks.policy.evidence.validation import MetricDifference, ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.governance.access import Principal
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import MoveFailed, PromotionRefused, RegistryError
-from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.rollout.promotion import plan_rollback, promote_challenger, restore_previous
 from tests.support.trained_models import make_config, prepare_registry, register

@@ -12,8 +12,9 @@ from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import candidates, lake, ledger, models, registry
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Window, from_json
-from tasks.policy.records.evidence import Fact, ModelVersion, Promotion
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.training.race import RACED, RaceReport, Strategy
 from tasks.record import preview

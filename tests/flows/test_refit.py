@@ -12,8 +12,9 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, models, registry
 from tasks.adapters.profiling.profile import freeze_reference
 from tasks.adapters.registry import registration
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.rollout.validation import why_not_promote
 from tasks.training.train import train_challenger

@@ -16,9 +16,11 @@ from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.models import files as model_files
 from tasks.adapters.registry import version_files
 from tasks.adapters.reports import fleet as fleet_page
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.monitoring import History
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
-from tasks.policy.records.evidence import Fact, History, ModelVersion, Promotion
 from tasks.record.fleet import survey_fleet
 from tasks.record.history import find_challenger, find_champion, load_past, load_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome

@@ -15,8 +15,8 @@ from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger
 from tasks.adapters.orchestration import events as announcements
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import Fact
 from tests.support.prepared_workspaces import FIRST
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

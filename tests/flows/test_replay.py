@@ -12,10 +12,10 @@ import pytest
 
 from flows.replay import replay
 from tasks.adapters import ledger, registry
+from tasks.policy.evidence.monitoring import Judgement
+from tasks.policy.evidence.replay import Replay, ReplayWindow
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import ReplayRefused
-from tasks.policy.records.evidence import Judgement
-from tasks.policy.records.replay import Replay, ReplayWindow
 from tasks.replay.baselines import score_baselines
 from tasks.replay.records import load_window, replay_folder
 from tests.support.small_model import CHANGE, rows, write_model

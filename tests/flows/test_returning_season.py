@@ -13,10 +13,11 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
+from tasks.policy.evidence.monitoring import Judgement
+from tasks.policy.evidence.replay import Replay
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import PromotionRefused
-from tasks.policy.records.evidence import Judgement, ModelVersion
-from tasks.policy.records.replay import Replay
 from tasks.policy.rollout.restorable import returnable
 from tests.support.small_model import CHANGE, rows, write_model
 

@@ -17,12 +17,13 @@ from flows.rollout import rollout
 from flows.score import score
 from tasks.adapters import evaluation, lake, ledger, orchestration, registry, reports, traffic
 from tasks.adapters.orchestration.runs import run_as
+from tasks.policy.evidence.ledger import Past
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.governance.access import Principal
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused, RegistryError, RolloutRefused, TrafficError
 from tasks.policy.records.events import REQUEST, RunMode, about
-from tasks.policy.records.evidence import Past, Promotion
 from tasks.policy.rollout.state import ANNOUNCED, RolloutState
 from tasks.record.history import load_validation
 from tasks.rollout import scoring, steps

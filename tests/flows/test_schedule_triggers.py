@@ -4,8 +4,8 @@ import pytest
 
 from flows.replay import replay
 from tasks.adapters import ledger
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Judgement
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

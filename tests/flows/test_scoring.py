@@ -15,8 +15,9 @@ from tasks.adapters.evaluation.rollout_evidence import measure_answers
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison.guardrails import Guardrails, judge_guardrails
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, NOT_A_PROBABILITY
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Scoring, Snapshot
 from tasks.policy.rollout.traffic import TrafficSplit
 from tasks.rollout.scoring import is_answered, score_window

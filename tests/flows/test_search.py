@@ -18,9 +18,11 @@ from tasks.adapters.registry import version_files
 from tasks.adapters.reports.artifacts import search_page
 from tasks.adapters.reports.plots import search_plot
 from tasks.policy.economics.costs import measured_cost
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Usage
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import Fact, ModelVersion, Usage, ValidationReport
 from tasks.policy.reporting.preview import Preview
 from tasks.record.history import next_cost_usd
 from tasks.training.readiness import check_training

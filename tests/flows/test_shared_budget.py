@@ -18,9 +18,10 @@ from flows.retrain import retrain
 from tasks.adapters import ledger
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.budget import Grant
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.monitoring import Decision, Judgement, WindowEvidence
 from tasks.policy.records.base import Window, from_json, utc
 from tasks.policy.records.errors import LedgerError, ModelConfigError
-from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tasks.training.shared_budget import claim_shared_budget
 from tests.support.small_model import write_model
 

@@ -12,9 +12,9 @@ from flows.retrain import retrain
 from tasks.adapters import lake, ledger, registry
 from tasks.adapters.lake.schemas import conform_labels
 from tasks.data.split import split_labelled_rows
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import TooEarly
-from tasks.policy.records.evidence import Fact
 from tasks.policy.records.reports import QualityReport
 from tests.support.small_model import write_model
 from tests.support.trained_models import START, TRAINING, land, make_config, make_rows

@@ -17,9 +17,9 @@ from tasks.adapters.lake.schemas import sort_labels
 from tasks.adapters.orchestration.retry_conditions import is_transient
 from tasks.adapters.registry import version_files
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.errors import NoChampion, RegistryError, TrainingRefused
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Snapshot
 from tasks.training.train import train_challenger
 from tests.support.trained_models import TRAINING, land, make_config, make_rows, prepare_registry

@@ -11,8 +11,9 @@ from prefect.logging import disable_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.evaluation import challenger as trial
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, from_json, to_json, utc
-from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.rollout import outcome
 from tasks.training.validation import validate_challenger

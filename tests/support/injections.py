@@ -24,13 +24,13 @@ from tasks.adapters.profiling.profile import freeze_reference, profile_batches
 from tasks.adapters.sources.nycflights import read_flights
 from tasks.monitoring.quality import QualityReference, judge_quality
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.evidence.monitoring import Decision, History, WindowEvidence
 from tasks.policy.monitoring import estimation, performance as levels
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.monitoring.diagnosis import decide_diagnosis
 from tasks.policy.monitoring.drift import measure
 from tasks.policy.monitoring.estimate_errors import Estimate
 from tasks.policy.records.base import Window, WindowGrid
-from tasks.policy.records.evidence import Decision, History, WindowEvidence
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.resampling import Resampling

@@ -4,8 +4,10 @@ from datetime import datetime
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger
+from tasks.policy.evidence.ledger import Past
+from tasks.policy.evidence.monitoring import History, MonitorRun
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import History, ModelVersion, MonitorRun, Past
 
 
 def run_of(

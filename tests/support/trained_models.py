@@ -17,8 +17,8 @@ from tasks.adapters.lake.schemas import conform_labels
 from tasks.adapters.models import estimators
 from tasks.adapters.profiling.profile import freeze_reference
 from tasks.adapters.registry import registration
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, digest, utc
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Snapshot
 
 START = utc("2024-01-01")

@@ -8,8 +8,10 @@ from datetime import datetime
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.models.files import Scorer
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import Judgement
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Judgement, LedgerEntry, ModelVersion
 from tasks.policy.rollout.restorable import returnable
 from tasks.policy.rollout.versions import registered
 from tasks.policy.training.race import Strategy

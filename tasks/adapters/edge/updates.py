@@ -21,9 +21,9 @@ from tasks.adapters.edge.keys import find_key
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.models.files import Scorer, load
 from tasks.adapters.models.resources import threads
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import TamperedUpdate
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.training.edge import EdgeUpdate, find_excess
 
 MOST_BYTES = 64 * 2**20

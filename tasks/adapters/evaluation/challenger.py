@@ -20,10 +20,11 @@ from tasks.adapters.models.label_alignment import align_labels, all_classes, wit
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison import differences
 from tasks.policy.comparison.predictions import prediction_fault, prediction_histogram
+from tasks.policy.evidence.validation import MetricDifference, PredictionHistogram
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, ModelFileError
-from tasks.policy.records.evidence import MetricDifference, ModelVersion, PredictionHistogram
 from tasks.policy.records.text import reason_of
 from tasks.policy.rollout.validation import Comparison
 from tasks.policy.statistics import metrics

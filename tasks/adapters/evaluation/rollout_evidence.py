@@ -22,8 +22,8 @@ from tasks.policy.comparison.guardrails import (
     slow_answers,
 )
 from tasks.policy.comparison.predictions import MISSING_PREDICTION, shares_in
+from tasks.policy.evidence.validation import PredictionHistogram, ValidationReport
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import LatencyComparison
 from tasks.policy.rollout.state import RolloutState
 

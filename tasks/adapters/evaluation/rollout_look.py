@@ -21,16 +21,11 @@ from tasks.policy.comparison.evidence import Evidence, why_not_paired
 from tasks.policy.comparison.guardrails import judge_guardrails
 from tasks.policy.comparison.plan import ExpectedTraffic, RolloutForecast
 from tasks.policy.comparison.verdict import RolloutVerdict, decide_verdict
+from tasks.policy.evidence.ledger import Past, windows_to_exclude
+from tasks.policy.evidence.monitoring import Judgement, latest_performances
+from tasks.policy.evidence.validation import ValidationReport
 from tasks.policy.records.base import Window, from_json
-from tasks.policy.records.evidence import (
-    Judgement,
-    Past,
-    ValidationReport,
-    latest_performances,
-    scoring_id,
-    windows_to_exclude,
-)
-from tasks.policy.records.reports import LatencyComparison, MetricValue, PerformanceReport, Scoring
+from tasks.policy.records.reports import LatencyComparison, MetricValue, PerformanceReport, Scoring, scoring_id
 from tasks.policy.rollout.state import RolloutLook, RolloutState
 from tasks.policy.rollout.traffic import sample_ratio_mismatch
 

@@ -37,9 +37,9 @@ from tasks.adapters.ledger.verification import Verification, verify
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.ledger import Fact, LedgerEntry
 from tasks.policy.records.base import MODEL_NAME, from_json, to_json
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import Fact, LedgerEntry
 from tasks.policy.records.text import without_secrets
 
 __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verify"]

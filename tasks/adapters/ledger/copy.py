@@ -25,9 +25,9 @@ from tasks.adapters.ledger.files import GENESIS, key, read
 from tasks.adapters.storage.atomic_files import atomic_file, file_lock
 from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.workspace import OWNER_ONLY, workspace
+from tasks.policy.evidence.ledger import LedgerEntry
 from tasks.policy.records.base import digest, to_json
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import LedgerEntry
 
 logger = logging.getLogger(__name__)
 FOLDER = "ledger-copies"

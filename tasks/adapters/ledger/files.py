@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.ledger import LedgerEntry
 from tasks.policy.records.base import digest, from_json, newer_format, to_json
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import LedgerEntry
 from tasks.policy.records.text import without_secrets
 
 GENESIS = "0" * 64

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from tasks.adapters.ledger import chain as ledger
+from tasks.policy.evidence.ledger import LedgerEntry
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import LedgerEntry
 
 
 def entries_of(models: Iterable[str]) -> dict[str, tuple[LedgerEntry, ...] | None]:

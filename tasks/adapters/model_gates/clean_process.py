@@ -23,8 +23,8 @@ from tasks.adapters.foreign.sandbox import clean_environment
 from tasks.adapters.model_gates import program
 from tasks.adapters.models.files import DESCRIPTION
 from tasks.adapters.registry.known_answers import answers_in, to_ipc, without_answers
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.model_gates.service import ServiceTrial
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.statistics.metrics import Floats
 
 TIME_LIMIT_S = 300.0

@@ -16,8 +16,8 @@ from sklearn.tree import DecisionTreeRegressor
 from deployments.config.model import ModelConfig
 from tasks.adapters.models.encoding import category_texts
 from tasks.policy.comparison.differences import DRAWS, difference
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.model_gates.dependence import time_blocks, widened
-from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Floats, Metric

@@ -15,10 +15,10 @@ from sklearn.metrics import accuracy_score, mean_absolute_error
 from deployments.config.model import ModelConfig
 from tasks.adapters.evaluation.prediction_log import groups_of
 from tasks.policy.comparison.differences import DRAWS
+from tasks.policy.evidence.validation import GateMeasure
 from tasks.policy.model_gates import parity
 from tasks.policy.model_gates.dependence import time_blocks
 from tasks.policy.monitoring.slices import largest_groups
-from tasks.policy.records.evidence import GateMeasure
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Floats, predicted_codes
 from tasks.policy.statistics.resampling import Resampling

@@ -18,10 +18,11 @@ from tasks.adapters.model_gates.faults import BothScorers, faulty_predictions
 from tasks.adapters.model_gates.packaged import service_measures
 from tasks.adapters.registry import version_files
 from tasks.policy.comparison.differences import DRAWS
+from tasks.policy.evidence.validation import GateEvidence, GateMeasure, GateName, ReliabilityCurve
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.model_gates import calibration, churn, fragility, service
 from tasks.policy.model_gates.dependence import time_blocks
 from tasks.policy.records.errors import ModelFileError
-from tasks.policy.records.evidence import GateEvidence, GateMeasure, GateName, ModelVersion, ReliabilityCurve
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.resampling import Resampling

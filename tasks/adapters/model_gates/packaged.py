@@ -16,10 +16,11 @@ from tasks.adapters.model_gates.stored_files import code_in_files, untrusted_typ
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.registry import version_files
 from tasks.adapters.registry.known_answers import answers_in, with_answers, without_answers
+from tasks.policy.evidence.validation import GateMeasure
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.model_gates import service
 from tasks.policy.model_gates.service import ServiceTrial
 from tasks.policy.records.errors import ModelFileError
-from tasks.policy.records.evidence import GateMeasure, ModelVersion
 
 AT_TRAINING, HERE = "its answers at training", "its answers in another process"
 TIMED_ROWS = 128

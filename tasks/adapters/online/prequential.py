@@ -15,7 +15,7 @@ from xgboost import Booster
 from tasks.adapters.online.booster import node_count, score_window
 from tasks.adapters.online.leaves import ScoredWindow, learn_leaves, probabilities
 from tasks.policy.comparison.differences import difference
-from tasks.policy.records.evidence import MetricDifference
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Floats, Metric
 from tasks.policy.statistics.resampling import Resampling

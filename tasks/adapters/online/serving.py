@@ -13,8 +13,8 @@ from tasks.adapters import ledger, registry
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.online.booster import with_changes
 from tasks.adapters.online.store import folder, read_state
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.errors import ModelFileError, OnlineStateError
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.training.online import OnlineState, serving_state, updates_of
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from tasks.adapters.online.prequential import Lesson
 from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import FORMAT, Window, from_json, newer_format, to_json
 from tasks.policy.records.errors import OnlineStateError
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.text import reason_of
 from tasks.policy.training.online import OnlineState
 

@@ -13,7 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
 from tasks.adapters.orchestration.retry_conditions import is_transient
-from tasks.policy.records.evidence import History, MonitorRun, Past
+from tasks.policy.evidence.ledger import Past
+from tasks.policy.evidence.monitoring import History, MonitorRun
 from tasks.policy.records.profile import WindowProfile
 
 Parameters = ParamSpec("Parameters")

@@ -25,9 +25,9 @@ from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.own_training import output
 from tasks.adapters.own_training.snapshot_files import TrainingJob, write_files
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.versions import Usage
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import EstimatorError, TrainingFailed
-from tasks.policy.records.evidence import Usage
 from tasks.policy.records.text import without_secrets
 
 OURS = ("PERENNIAL_", "PREFECT_", "MLFLOW_")

@@ -16,9 +16,9 @@ from tasks.adapters.profiling import binned_rows, reference_sample
 from tasks.adapters.profiling.reference_sample import ReferenceSample
 from tasks.adapters.registry import lineage, registration, version_files, versions as registry
 from tasks.adapters.storage import lease
+from tasks.policy.evidence.versions import OBSERVED, USAGE, ModelVersion, Usage
 from tasks.policy.records.base import to_json
 from tasks.policy.records.binned_rows import CodedRows
-from tasks.policy.records.evidence import OBSERVED, USAGE, ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 

@@ -27,10 +27,10 @@ from tasks.adapters.profiling.reference_sample import ReferenceSample
 from tasks.adapters.registry import known_answers, lineage, version_files, versions as registry
 from tasks.adapters.storage import lease, relocation
 from tasks.adapters.storage.workspace import keep_private, workspace
+from tasks.policy.evidence.versions import USAGE, VALIDATED_SHA256, VALIDATED_UNTIL, ModelVersion, Usage
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import Window, to_json
 from tasks.policy.records.binned_rows import CodedRows
-from tasks.policy.records.evidence import USAGE, VALIDATED_SHA256, VALIDATED_UNTIL, ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.records.text import plain

@@ -17,11 +17,11 @@ from tasks.adapters import foreign, models, profiling
 from tasks.adapters.registry import versions as registry
 from tasks.adapters.storage import relocation
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import from_json
 from tasks.policy.records.binned_rows import CodedRows
 from tasks.policy.records.errors import ModelFileError, NoModelFile
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.text import without_secrets
 from tasks.policy.training.search import SearchReport

@@ -24,9 +24,9 @@ from tasks.adapters import ledger
 from tasks.adapters.registry.database import make_database
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import NoChampion, RegistryError, VersionGone
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.text import reason_of, without_secrets
 from tasks.policy.rollout.versions import (
     CHALLENGER as CHALLENGER,

@@ -16,9 +16,10 @@ from tasks.adapters.reports.plots import reliability_plot, search_plot
 from tasks.adapters.storage.links import version_link
 from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
+from tasks.policy.evidence.validation import MetricDifference, ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.governance.access import Approval, ApprovalRequest
 from tasks.policy.model_gates.judgement import gate_rows
-from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
 from tasks.policy.reporting.decision import as_sentence

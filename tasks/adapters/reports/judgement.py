@@ -13,10 +13,10 @@ from tasks.adapters.reports.artifacts import bullets, folded, key, number, table
 from tasks.adapters.reports.plots import drift_plot, metric_plot
 from tasks.adapters.storage.links import link, version_link
 from tasks.policy.data_quality.label_quality import WORDS
+from tasks.policy.evidence.monitoring import Judgement, Placement, WindowEvidence, label_reports
 from tasks.policy.monitoring.estimate_errors import describe_error, possible
 from tasks.policy.monitoring.joint_drift import describe_joint
 from tasks.policy.monitoring.slices import describe_worst
-from tasks.policy.records.evidence import Judgement, Placement, WindowEvidence, label_reports
 from tasks.policy.records.reports import DriftReport, LabelReport, MetricValue, PerformanceReport, QualityReport
 from tasks.policy.records.text import plain
 from tasks.policy.reporting.decision import as_sentence, headline

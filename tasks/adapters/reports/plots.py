@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from tasks.policy.records.evidence import ReliabilityCurve
+from tasks.policy.evidence.validation import ReliabilityCurve
 from tasks.policy.records.reports import FeatureDrift, PerformanceReport
 from tasks.policy.training.search import SearchTrial, best_so_far
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.adapters.reports import page, replay_charts as charts
-from tasks.policy.records.replay import Replay, ReplayWindow, RolloutProgress
+from tasks.policy.evidence.replay import Replay, ReplayWindow, RolloutProgress
 from tasks.policy.reporting import replay_story as story
 from tasks.policy.reporting.decision import as_sentence
 from tasks.policy.reporting.replay_story import (

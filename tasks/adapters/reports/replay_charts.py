@@ -13,8 +13,8 @@ from math import isfinite
 from typing import Any
 
 from tasks.adapters.reports.page import Chart
+from tasks.policy.evidence.replay import EventKind, Replay, ReplayWindow, RolloutProgress
 from tasks.policy.records.base import Window
-from tasks.policy.records.replay import EventKind, Replay, ReplayWindow, RolloutProgress
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.reporting.replay_story import EVENT_WORDS, ReplayedRollout, scaled, version_name
 

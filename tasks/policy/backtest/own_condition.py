@@ -11,8 +11,8 @@ from datetime import datetime
 
 from tasks.policy.backtest.simulation import SimulatedService
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.evidence.monitoring import History, WindowEvidence
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import History, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport, QualityReport
 
 

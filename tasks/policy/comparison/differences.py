@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tasks.policy.records.evidence import MetricDifference
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.intervals import PairedPredictions

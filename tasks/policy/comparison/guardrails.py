@@ -17,8 +17,8 @@ from tasks.policy.comparison.arms import ServedArm, equal_rows
 from tasks.policy.comparison.evidence import Evidence
 from tasks.policy.comparison.plan import LEAST_UNITS
 from tasks.policy.comparison.predictions import calibration_errors
+from tasks.policy.evidence.validation import PredictionHistogram
 from tasks.policy.records.base import Settings, Window
-from tasks.policy.records.evidence import PredictionHistogram
 from tasks.policy.statistics import distances
 from tasks.policy.statistics.intervals import PairedPredictions
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.policy.evidence.validation import PredictionHistogram
 from tasks.policy.monitoring.slices import RESAMPLING
-from tasks.policy.records.evidence import PredictionHistogram
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
 from tasks.policy.statistics.resampling import bootstrap_means

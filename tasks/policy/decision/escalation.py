@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from tasks.policy.records.evidence import Judgement
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.triggers.base import Trigger
 from tasks.policy.triggers.combinators import kinds
 

@@ -12,7 +12,7 @@ from statistics import fmean, variance
 from scipy import stats
 
 from tasks.policy.economics.costs import Amount, Budget, NetBenefit, forecast_cost, net_benefit
-from tasks.policy.records.evidence import History
+from tasks.policy.evidence.monitoring import History
 from tasks.policy.statistics.intervals import Gain
 from tasks.policy.triggers.base import Case
 from tasks.policy.triggers.probe import known_columns, lead_of

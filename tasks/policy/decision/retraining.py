@@ -11,9 +11,9 @@ from pydantic import Field
 
 from tasks.policy.decision.escalation import performance_triggers
 from tasks.policy.economics.costs import Budget, over_budget
+from tasks.policy.evidence.monitoring import Decision, History, WindowEvidence, newest_labels
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import Settings, Window, digest
-from tasks.policy.records.evidence import Decision, History, WindowEvidence, newest_labels
 from tasks.policy.triggers.base import Case
 from tasks.policy.triggers.combinators import Condition
 from tasks.policy.triggers.schedule import day, is_reached

@@ -14,8 +14,10 @@ from functools import lru_cache
 from pydantic import Field
 
 from tasks.policy.economics.costs import Budget, Request, expected_cost_usd, measured_cost, share_budget
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import Judgement
+from tasks.policy.evidence.versions import USAGE, ModelVersion, Usage
 from tasks.policy.records.base import Settings, from_json
-from tasks.policy.records.evidence import USAGE, Judgement, LedgerEntry, ModelVersion, Usage
 
 MONTH = timedelta(days=30)
 

@@ -13,7 +13,7 @@ import numpy as np
 import scipy  # its submodules load on first use, so that reading a model's file does not wait for them
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.policy.records.evidence import Usage
+from tasks.policy.evidence.versions import Usage
 from tasks.policy.statistics.intervals import Gain
 
 HOUR_S = 3600

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.policy.records.evidence import History, Placement, WindowEvidence
+from tasks.policy.evidence.monitoring import History, Placement, WindowEvidence
 
 PlaceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 DEDICATED = "dedicated"

@@ -7,9 +7,9 @@ of path, risk, access or approval takes effect once an authorised person accepts
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tasks.policy.evidence.ledger import LedgerEntry
 from tasks.policy.governance.people import is_unnamed, plain
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import LedgerEntry
 
 BOUND = "model.bound"
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.validation import ValidationReport
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import LedgerEntry, ValidationReport
 from tasks.policy.rollout.state import rollout_of
 
 

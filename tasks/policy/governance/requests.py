@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.governance.access import Override, Principal
 from tasks.policy.governance.people import AUTOMATION, SCHEDULE
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Judgement, LedgerEntry
 from tasks.policy.rollout.probation import Degradation
 
 Action = Literal["retrain", "promote", "rollback", "rollout", "adopt", "export"]

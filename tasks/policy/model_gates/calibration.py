@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.policy.comparison.predictions import calibration_errors, confidences, prediction_histogram
-from tasks.policy.records.evidence import GateMeasure, ReliabilityBin, ReliabilityCurve
+from tasks.policy.evidence.validation import GateMeasure, ReliabilityBin, ReliabilityCurve
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions, wilson_interval
 from tasks.policy.statistics.metrics import Floats

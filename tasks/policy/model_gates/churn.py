@@ -7,7 +7,7 @@ the rows that were right and become wrong: the negative flips of Yan et al. (202
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.records.evidence import GateMeasure
+from tasks.policy.evidence.validation import GateMeasure
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions, wilson_interval
 

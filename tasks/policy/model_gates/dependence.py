@@ -11,7 +11,7 @@ import numpy as np
 import scipy  # its submodules load on first use, so that reading a model's file does not wait for them
 from numpy.typing import ArrayLike
 
-from tasks.policy.records.evidence import MetricDifference
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.statistics.metrics import Codes
 from tasks.policy.statistics.resampling import cluster_uncertainty
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks.policy.comparison.differences import difference
-from tasks.policy.records.evidence import GateMeasure
+from tasks.policy.evidence.validation import GateMeasure
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric

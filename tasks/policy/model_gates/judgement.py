@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from tasks.policy.evidence.validation import GateEvidence, GateMeasure, GateName
 from tasks.policy.model_gates.limits import GateLimits
 from tasks.policy.model_gates.service import LATENCY_ALLOWANCE_MS, MEMORY_ALLOWANCE_MB
-from tasks.policy.records.evidence import GateEvidence, GateMeasure, GateName
 from tasks.policy.records.reports import Verdict
 
 GATES: tuple[GateName, ...] = get_args(GateName)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tasks.policy.records.evidence import GateMeasure
+from tasks.policy.evidence.validation import GateMeasure
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Codes, Floats, predicted_codes
 from tasks.policy.statistics.resampling import Resampling, bootstrap_means, percentile_interval

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.policy.records.evidence import GateMeasure, GateName
+from tasks.policy.evidence.validation import GateMeasure, GateName
 
 LATENCY_ALLOWANCE_MS = 5.0
 """Milliseconds above the champion's that always pass: more than a scikit-learn pipeline takes above a booster's one."""

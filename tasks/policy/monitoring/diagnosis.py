@@ -20,9 +20,9 @@ import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.data_quality.acceptance import ColumnRule
+from tasks.policy.evidence.monitoring import DiagnosisKind, WindowEvidence
 from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate
 from tasks.policy.monitoring.performance import noise_of, shift_p_value, standard_error
-from tasks.policy.records.evidence import DiagnosisKind, WindowEvidence
 from tasks.policy.records.reports import DriftReport, FeatureDrift, LabelReport, PerformanceReport
 
 

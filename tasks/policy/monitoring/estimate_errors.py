@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from tasks.policy.evidence.monitoring import History
 from tasks.policy.monitoring.performance import closed_values
-from tasks.policy.records.evidence import History
 from tasks.policy.records.reports import EstimateError, MetricValue
 
 MEASURED_FROM = 3

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.records.evidence import MetricDifference
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.records.reports import MetricValue, SliceValue
 from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.metrics import Floats, Metric

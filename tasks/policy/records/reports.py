@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.policy.records.base import Window
+from tasks.policy.records.base import Window, digest
 
 JointVerdict = Literal["drifted", "stable", "insufficient", "error"]
 
@@ -378,3 +378,8 @@ class ProbeColumn:
     rows: int
     losses: tuple[tuple[datetime, float], ...]
     champion_until: datetime | None = None
+
+
+def scoring_id(model: str, window: Window) -> str:
+    """Id that keys the writes of scoring a window; each window is scored once."""
+    return digest(model, "score", window.name)

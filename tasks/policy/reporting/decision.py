@@ -2,7 +2,7 @@
 
 import re
 
-from tasks.policy.records.evidence import Decision
+from tasks.policy.evidence.monitoring import Decision
 from tasks.policy.reporting.replay_story import METRIC_NAMES, version_name
 
 _METRICS = re.compile(rf"\b({'|'.join(METRIC_NAMES)})\b")

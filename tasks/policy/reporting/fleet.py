@@ -12,16 +12,12 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from tasks.policy.economics.budget import BudgetBalance
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import Judgement, label_reports, latest_performances
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.governance.pending_approvals import PendingApproval, pending_approvals
 from tasks.policy.records.base import Window, WindowGrid, from_json
-from tasks.policy.records.evidence import (
-    Judgement,
-    LedgerEntry,
-    ModelVersion,
-    ValidationReport,
-    label_reports,
-    latest_performances,
-)
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
 from tasks.policy.reporting.rollout import headline
 from tasks.policy.rollout.state import RolloutState, rollout_state

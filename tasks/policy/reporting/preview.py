@@ -9,8 +9,10 @@ from datetime import datetime
 
 from tasks.policy.comparison.plan import RolloutForecast, horizon_warning
 from tasks.policy.economics.costs import Budget, over_budget
+from tasks.policy.evidence.monitoring import Placement
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.stages import RolloutPolicy, why_wait

@@ -12,8 +12,8 @@ from itertools import pairwise
 from math import ceil, isfinite, log10
 from typing import Literal
 
+from tasks.policy.evidence.replay import EventKind, Replay, ReplayWindow, RolloutProgress
 from tasks.policy.records.base import Window
-from tasks.policy.records.replay import EventKind, Replay, ReplayWindow, RolloutProgress
 
 NONE = "–"
 """Placeholder for a missing value."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tasks.policy.records.replay import ReplayEvent, RolloutProgress
+from tasks.policy.evidence.replay import ReplayEvent, RolloutProgress
 from tasks.policy.reporting.rollout_looks import look_points
 from tasks.policy.reporting.rollout_rows import share_changes
 from tasks.policy.rollout.state import RolloutMove, RolloutState

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import EarlierChampion
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import EarlierChampion, LedgerEntry, Promotion
 from tasks.policy.rollout.versions import recorded_version
 
 

@@ -12,8 +12,8 @@ from tasks.policy.comparison.evidence import Evidence
 from tasks.policy.comparison.guardrails import Breach, GuardrailEvidence
 from tasks.policy.comparison.plan import RolloutForecast
 from tasks.policy.comparison.verdict import RolloutVerdict
+from tasks.policy.evidence.ledger import LedgerEntry
 from tasks.policy.records.base import Window, digest, from_json
-from tasks.policy.records.evidence import LedgerEntry
 from tasks.policy.rollout.traffic import TrafficMode, TrafficSplit
 
 STARTED, LOOKED, MOVED, ENDED = "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended"

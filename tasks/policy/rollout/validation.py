@@ -11,17 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.evidence.validation import GateEvidence, MetricDifference, PredictionHistogram, ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.model_gates.judgement import failed_measures, missing_gates, storable, summary
 from tasks.policy.model_gates.limits import GateLimits
 from tasks.policy.monitoring.slices import describe_fairness
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import (
-    GateEvidence,
-    MetricDifference,
-    ModelVersion,
-    PredictionHistogram,
-    ValidationReport,
-)
 from tasks.policy.records.reports import MetricValue, Verdict
 from tasks.policy.statistics.metrics import BOUNDED as BOUNDED_METRICS
 

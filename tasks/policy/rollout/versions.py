@@ -13,8 +13,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Settings, digest, from_json
-from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.state import ENDED, RolloutMove
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import CLOCKS_APART, Settings, digest
 from tasks.policy.records.errors import ForeignUpdate, ReplayedUpdate, StaleUpdate, UpdateBeyondLimits, UpdateRefused
-from tasks.policy.records.evidence import ModelVersion
 
 EXPORTED, IMPORTED = "edge.exported", "edge.imported"
 """Ledger entries for a folder that was exported, and for an update that was taken in."""

@@ -12,8 +12,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.records.base import Settings, Window, from_json
-from tasks.policy.records.evidence import LedgerEntry, MetricDifference
 from tasks.policy.rollout.versions import MOVES
 
 UPDATED, ROLLED_BACK = "online.updated", "online.rolled_back"

@@ -7,7 +7,7 @@ not; if it is, its fit went wrong, and it may not serve.
 
 from dataclasses import replace
 
-from tasks.policy.records.evidence import MetricDifference, RefitCheck, ValidationReport
+from tasks.policy.evidence.validation import MetricDifference, RefitCheck, ValidationReport
 from tasks.policy.rollout.validation import ValidationPolicy, worse_than_validated
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field, JsonValue, model_validator
 
 from tasks.policy.economics.costs import HOUR_S, Budget
+from tasks.policy.evidence.versions import Usage
 from tasks.policy.records.base import Settings
-from tasks.policy.records.evidence import Usage
 from tasks.policy.training.recipe import FeatureRecipe
 
 ERRORS = 2.0

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 from tasks.policy.economics.costs import Budget
+from tasks.policy.evidence.monitoring import History, WindowEvidence
 from tasks.policy.records.base import Settings
 from tasks.policy.records.errors import PerennialError, TriggerError
-from tasks.policy.records.evidence import History, WindowEvidence
 from tasks.policy.records.text import raised
 
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tasks.policy.evidence.monitoring import History
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import History
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 

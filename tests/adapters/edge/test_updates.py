@@ -13,8 +13,8 @@ from tasks.adapters.edge.updates import SignedUpdate, corrected, open_update
 from tasks.adapters.models import files
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.errors import ForeignUpdate, TamperedUpdate, UpdateBeyondLimits, UpdateRefused
-from tasks.policy.records.evidence import ModelVersion
 from tests.support.edge_folders import exported_model, on_device
 from tests.support.trained_models import HOLDOUT, TRAINING, make_rows
 

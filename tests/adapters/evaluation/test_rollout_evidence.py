@@ -18,8 +18,8 @@ from tasks.adapters.evaluation.rollout_evidence import assigned_units, measure_a
 from tasks.adapters.evaluation.rollout_labels import LabelledSpan, labelled_arms, labelled_pairs
 from tasks.adapters.lake.schemas import conform_labels
 from tasks.policy.comparison.guardrails import Guardrails, judge_guardrails
+from tasks.policy.evidence.validation import PredictionHistogram, ValidationReport
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import PredictionHistogram, ValidationReport
 from tasks.policy.records.reports import LatencyComparison
 from tasks.policy.rollout.state import Rollout, RolloutState, RolloutStep
 from tasks.policy.rollout.validation import ValidationPolicy

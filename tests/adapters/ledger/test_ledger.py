@@ -14,9 +14,10 @@ import pytest
 from tasks.adapters.ledger import chain as ledger, verification as ledger_verification
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.object_store import store_at
+from tasks.policy.evidence.ledger import Fact, LedgerEntry
+from tasks.policy.evidence.versions import Promotion
 from tasks.policy.records.base import from_json, to_json, utc
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import Fact, LedgerEntry, Promotion
 from tests.support.object_store import object_store
 
 AT = utc("2013-05-01")

@@ -13,9 +13,9 @@ import pytest
 
 from tasks.adapters.ledger import chain as ledger, copy as ledger_copy
 from tasks.adapters.storage.object_store import store_at
+from tasks.policy.evidence.ledger import Fact, LedgerEntry
 from tasks.policy.records.base import digest, to_json, utc
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import Fact, LedgerEntry
 from tests.support.object_store import object_store, on_each_store
 
 AT, MODEL, LENGTH = utc("2013-05-01"), "flight_delay", 200

@@ -13,8 +13,9 @@ from tasks.adapters.models import estimators, files
 from tasks.adapters.models.encoding import Encoding
 from tasks.adapters.profiling.profile import freeze_reference
 from tasks.adapters.registry import known_answers, registration, version_files
+from tasks.policy.evidence.validation import GateMeasure
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.model_gates.judgement import failed_measures
-from tasks.policy.records.evidence import GateMeasure, ModelVersion
 from tests.support.trained_models import (
     HOLDOUT,
     TRAINING,

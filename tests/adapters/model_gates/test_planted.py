@@ -15,9 +15,10 @@ from tasks.adapters.model_gates.measure import metric_evidence
 from tasks.adapters.models import estimators
 from tasks.adapters.profiling.profile import freeze_reference
 from tasks.adapters.registry import registration
+from tasks.policy.evidence.validation import GateEvidence, GateMeasure, ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.model_gates.judgement import GATES
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import GateEvidence, GateMeasure, ModelVersion, ValidationReport
 from tasks.policy.rollout.validation import decide_validation
 from tests.support.trained_models import HOLDOUT, TRAINING, make_config, make_snapshot, prepare_registry
 

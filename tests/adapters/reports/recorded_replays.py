@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from tasks.policy.evidence.replay import EventKind, Replay, ReplayEvent, ReplayWindow, RolloutProgress
 from tasks.policy.records.base import Window, digest
-from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow, RolloutProgress
 from tasks.policy.records.reports import MetricValue
 
 FIRST = datetime(2013, 4, 21, tzinfo=UTC)

@@ -15,8 +15,8 @@ from tasks.policy.comparison.guardrails import (
 )
 from tasks.policy.comparison.plan import RolloutForecast
 from tasks.policy.comparison.verdict import decide_verdict
+from tasks.policy.evidence.validation import PredictionHistogram
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import PredictionHistogram
 from tasks.policy.rollout.stages import RolloutPolicy
 from tasks.policy.rollout.state import Rollout, RolloutLook, RolloutMove, RolloutState
 

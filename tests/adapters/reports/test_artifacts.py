@@ -9,15 +9,10 @@ from deployments.config.model import ModelConfig
 from flows.parameters import Actor, Reason
 from tasks.adapters.reports import artifacts
 from tasks.adapters.reports.artifacts import bullets, quoted, table
+from tasks.policy.evidence.validation import GateEvidence, GateMeasure, MetricDifference, ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import (
-    GateEvidence,
-    GateMeasure,
-    MetricDifference,
-    ModelVersion,
-    ValidationReport,
-)
 from tasks.policy.records.text import plain
 from tests.support.trained_models import TRAINING, make_config
 

@@ -8,9 +8,9 @@ import pytest
 from tasks.adapters.reports.fleet import curve, markdown, render
 from tasks.adapters.reports.page import write
 from tasks.adapters.storage.workspace import workspace as described
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey
 from tasks.policy.rollout.state import RolloutState

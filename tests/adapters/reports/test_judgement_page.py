@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.adapters.reports import judgement as judgement_page
-from tasks.policy.records.evidence import Decision, Judgement
+from tasks.policy.evidence.monitoring import Decision, Judgement
 from tasks.policy.records.reports import EstimateError, SliceValue
 from tests.policy.triggers.judged_windows import drift, evidence, report, valued, window
 from tests.support.monitored_model import model

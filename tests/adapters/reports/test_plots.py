@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tasks.adapters.reports.plots import drift_plot, metric_plot, reliability_plot
+from tasks.policy.evidence.validation import ReliabilityBin, ReliabilityCurve
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import ReliabilityBin, ReliabilityCurve
 from tasks.policy.records.reports import FeatureDrift, MetricValue, PerformanceReport
 from tests.support.browser import needs_chromium, render
 

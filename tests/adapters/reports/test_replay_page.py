@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from tasks.adapters.reports.replay import summary_table, write_page
+from tasks.policy.evidence.replay import Replay, ReplayEvent, RolloutProgress
 from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.records.replay import Replay, ReplayEvent, RolloutProgress
 from tasks.policy.reporting.replay_story import headline
 from tests.adapters.reports.recorded_replays import recorded_replays, with_rollouts
 from tests.support.browser import Element, elements, needs_chromium, render

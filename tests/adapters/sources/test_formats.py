@@ -11,9 +11,9 @@ from tasks.adapters import lake, ledger
 from tasks.adapters.delta.table import NOTED_FORMAT
 from tasks.adapters.ledger.files import HEAD, Head
 from tasks.adapters.models import files as model_files
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import FORMAT, digest, newer_format, to_json, utc
 from tasks.policy.records.errors import LakeError, LedgerError, ModelFileError
-from tasks.policy.records.evidence import Fact
 from tests.support.landed_model import CONFIG
 from tests.support.monitored_model import WINDOW, rows
 

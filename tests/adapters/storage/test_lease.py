@@ -16,9 +16,9 @@ import pytest
 from tasks.adapters import ledger
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.lease import hold
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import FencedOut, LeaseHeld
-from tasks.policy.records.evidence import Fact
 from tests.support.object_store import object_store, on_each_store
 
 MODEL = "flight_delay"
@@ -30,7 +30,7 @@ from pathlib import Path
 from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.storage import lease
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import Fact
+from tasks.policy.evidence.ledger import Fact
 place, ttl_s = Path(sys.argv[1]), float(sys.argv[2])
 with lease.hold("flight_delay", "retrain", ttl_s=ttl_s) as held:
     (place / "holds").write_text(str(held.record.token))

@@ -11,9 +11,9 @@ from tasks.adapters import lake, ledger
 from tasks.adapters.sources.files import file_system
 from tasks.adapters.storage import aws_profile
 from tasks.adapters.storage.object_store import store_at
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import LakeError, LedgerError, PerennialError
-from tasks.policy.records.evidence import Fact
 from tests.support.landed_model import CONFIG, SECOND, SPAN, labels
 from tests.support.monitored_model import WINDOW, rows
 from tests.support.object_store import object_store

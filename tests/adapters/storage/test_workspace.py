@@ -8,8 +8,8 @@ import pytest
 
 from tasks.adapters import lake, ledger, registry
 from tasks.adapters.storage.workspace import workspace as described
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import Fact
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.trained_models import make_config, prepare_registry, register
 

@@ -8,8 +8,8 @@ import pytest
 
 from tasks.adapters import lake, ledger, online, registry
 from tasks.adapters.online.prequential import Lesson
+from tasks.policy.evidence.ledger import Fact
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import Fact
 from tasks.policy.training.online import ROLLED_BACK, UPDATED, OnlinePolicy, OnlineState, OnlineUpdate
 from tests.support.gateway import NAME, ROW, ask, gateway_of, prepare, request
 

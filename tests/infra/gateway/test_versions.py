@@ -5,8 +5,9 @@ import pytest
 from infra.gateway import versions
 from tasks.adapters import ledger, registry
 from tasks.adapters.storage.workspace import workspace as current_workspace
+from tasks.policy.evidence.ledger import Fact
+from tasks.policy.evidence.validation import ValidationReport
 from tasks.policy.records.base import utc
-from tasks.policy.records.evidence import Fact, ValidationReport
 from tests.support.gateway import NAME, gateway_of, prepare, split_traffic
 
 CANARY = {"mode": "canary", "share": 0.5}

@@ -10,18 +10,10 @@ from tasks.policy.data_quality.label_jumps import find_jump, label_levels
 from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
 from tasks.policy.data_quality.label_rules import LabelRules
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.evidence.ledger import LABELS_QUARANTINED, LABELS_SOUND, LabelVerdicts, LedgerEntry, windows_in_doubt
+from tasks.policy.evidence.monitoring import History, WindowEvidence, newest_labels
 from tasks.policy.monitoring.diagnosis import decide_diagnosis
 from tasks.policy.records.base import Window, from_json, to_json, utc
-from tasks.policy.records.evidence import (
-    LABELS_QUARANTINED,
-    LABELS_SOUND,
-    History,
-    LabelVerdicts,
-    LedgerEntry,
-    WindowEvidence,
-    newest_labels,
-    windows_in_doubt,
-)
 from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport, QualityReport
 

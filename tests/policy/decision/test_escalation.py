@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from tasks.policy.decision.escalation import unresolved
-from tasks.policy.records.evidence import Judgement
+from tasks.policy.evidence.monitoring import Judgement
 from tasks.policy.triggers.base import Trigger
 from tasks.policy.triggers.schedule import Every
 from tests.policy.triggers.judged_windows import evidence, window

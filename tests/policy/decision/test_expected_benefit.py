@@ -9,7 +9,8 @@ from scipy import stats
 
 from tasks.policy.decision.expected_benefit import describe, expected_benefit, expected_cost, expected_gain
 from tasks.policy.economics.costs import Amount, Budget
-from tasks.policy.records.evidence import History, Usage
+from tasks.policy.evidence.monitoring import History
+from tasks.policy.evidence.versions import Usage
 from tasks.policy.statistics.intervals import Gain
 from tasks.policy.triggers.base import Case
 from tests.policy.triggers.judged_windows import evidence, history, report, window

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining, decision_id
 from tasks.policy.economics.costs import Budget
+from tasks.policy.evidence.monitoring import Decision
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import from_json, to_json, utc
-from tasks.policy.records.evidence import Decision
 from tests.policy.triggers.judged_windows import drift, evidence, history, quality, report, window
 
 SEED_RULE = """

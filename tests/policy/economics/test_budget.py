@@ -15,8 +15,10 @@ from tasks.policy.economics.budget import (
     spent_usd,
 )
 from tasks.policy.economics.costs import Budget, Request, share_budget
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import Decision, Judgement
+from tasks.policy.evidence.versions import USAGE, ModelVersion, Usage
 from tasks.policy.records.base import from_json, to_json, utc
-from tasks.policy.records.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion, Usage
 from tests.policy.triggers.judged_windows import evidence, window
 
 NOW = utc("2013-06-30")

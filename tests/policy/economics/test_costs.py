@@ -19,7 +19,7 @@ from tasks.policy.economics.costs import (
     score_outcome,
     share_budget,
 )
-from tasks.policy.records.evidence import Usage
+from tasks.policy.evidence.versions import Usage
 from tasks.policy.statistics.intervals import Gain
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tasks.policy.economics.placement import Place, PlacementPolicy, decide_placement, forecast_rows
+from tasks.policy.evidence.monitoring import Decision, History, WindowEvidence
 from tasks.policy.records.base import Window, from_json, to_json, utc
-from tasks.policy.records.evidence import Decision, History, WindowEvidence
 
 WINDOW = Window(utc("2024-02-01"), utc("2024-02-06"))
 DEDICATED = Place(max_rows=10_000, rows_per_hour=1_000)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.policy.evidence.validation import GateEvidence, GateMeasure, ValidationReport
 from tasks.policy.model_gates.judgement import GATES, SETTING, failed_measures, gate_rows, missing_gates, summary
 from tasks.policy.model_gates.limits import GateLimits
 from tasks.policy.model_gates.service import ServiceTrial, judge_service, not_served, unmeasured
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import GateEvidence, GateMeasure, ValidationReport
 from tasks.policy.rollout.validation import PromotionPolicy, decide_validation, why_not_promote
 from tests.policy.rollout.test_validation import BETTER, POLICY, compared, gained, version
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
 
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.model_gates.calibration import compare_calibration, own_calibration, reliability_curve
 from tasks.policy.model_gates.churn import compare_predictions
 from tasks.policy.model_gates.dependence import time_blocks, widened
 from tasks.policy.model_gates.fragility import SHOWN, FaultScale, compare_faults, loss_of_constant
 from tasks.policy.model_gates.parity import Groups, compare_errors, compare_parity
-from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric
 from tasks.policy.statistics.resampling import Resampling

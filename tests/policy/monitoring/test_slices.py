@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.monitoring.slices import MAX_GROUPS, describe_fairness, describe_worst, largest_groups, measure_slices
-from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.records.reports import MetricValue, SliceValue
 from tasks.policy.statistics.metrics import Metric
 

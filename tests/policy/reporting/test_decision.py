@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.policy.evidence.monitoring import Decision
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import Decision
 from tasks.policy.reporting.decision import action_words, as_sentence, headline
 
 KEPT = Decision("d1", "churn", Window(utc("2024-01-01"), utc("2024-01-06")), False, ("mae 5.1 is below the limit 5",))

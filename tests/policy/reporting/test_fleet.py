@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import Decision, Judgement, WindowEvidence
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import Window, WindowGrid, from_json, to_json, utc
-from tasks.policy.records.evidence import (
-    Decision,
-    Judgement,
-    LedgerEntry,
-    ModelVersion,
-    Promotion,
-    ValidationReport,
-    WindowEvidence,
-)
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
 from tasks.policy.reporting.fleet import BrokenModel, FleetMember, ModelFacts, describe_member, survey
 from tasks.policy.rollout.state import Rollout, RolloutMove, RolloutStep

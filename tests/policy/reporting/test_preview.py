@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from tasks.policy.economics.costs import Budget
+from tasks.policy.evidence.monitoring import Placement
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,

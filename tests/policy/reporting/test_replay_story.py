@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tasks.policy.evidence.replay import EventKind, Replay, ReplayEvent, ReplayWindow, RolloutProgress
 from tasks.policy.records.base import Window
-from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow, RolloutProgress
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.reporting.replay_story import (
     bargain,

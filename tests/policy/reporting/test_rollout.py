@@ -10,9 +10,9 @@ from tasks.policy.comparison.guardrails import ArmStatistics, Breach, GuardrailE
 from tasks.policy.comparison.plan import RolloutForecast, VerdictPolicy
 from tasks.policy.comparison.verdict import Conclusion, RolloutVerdict
 from tasks.policy.economics.costs import Budget
+from tasks.policy.evidence.replay import ReplayWindow, RolloutProgress
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.profile import LARGEST
-from tasks.policy.records.replay import ReplayWindow, RolloutProgress
 from tasks.policy.reporting.rollout import headline, horizon_warning, plan_sentences, uplift
 from tasks.policy.reporting.rollout_looks import days_left, expected_boundaries, look_points
 from tasks.policy.reporting.rollout_replay import progress, rollout_events

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tasks.policy.comparison.differences import DRAWS, difference
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.rollout.probation import confidence_per_look, decide_degradation, is_below_forecast, probation
 from tasks.policy.rollout.validation import Comparison, PromotionPolicy, ValidationPolicy

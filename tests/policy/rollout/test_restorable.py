@@ -1,7 +1,9 @@
 """Which earlier champions may serve again, read from the ledger."""
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.monitoring import EarlierChampion
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import to_json
-from tasks.policy.records.evidence import EarlierChampion, LedgerEntry, ModelVersion, Promotion
 from tasks.policy.rollout.restorable import returnable
 from tests.policy.triggers.judged_windows import window
 

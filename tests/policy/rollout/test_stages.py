@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from tasks.policy.comparison.guardrails import ArmStatistics, Breach, GuardrailEvidence
 from tasks.policy.comparison.verdict import Conclusion, RolloutVerdict
+from tasks.policy.evidence.ledger import LedgerEntry
 from tasks.policy.records.base import Window, to_json, utc
-from tasks.policy.records.evidence import LedgerEntry
 from tasks.policy.rollout import stages
 from tasks.policy.rollout.stages import RolloutPolicy, decide_step
 from tasks.policy.rollout.state import (

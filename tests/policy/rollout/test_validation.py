@@ -8,8 +8,9 @@ import pytest
 
 from tasks.policy.comparison.differences import DRAWS, against_constant, difference, own_value, slice_differences
 from tasks.policy.comparison.predictions import prediction_fault, prediction_histogram, shares_in
+from tasks.policy.evidence.validation import MetricDifference, ValidationReport
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import Window, from_json, to_json, utc
-from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.rollout.validation import (
     Comparison,

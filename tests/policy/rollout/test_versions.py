@@ -2,9 +2,11 @@
 
 import pytest
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.validation import ValidationReport
+from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.governance.access import Approval
 from tasks.policy.records.base import to_json
-from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.versions import OUTSIDE, Registry, last_move, outside_move, why_not_approved, why_not_serve
 from tests.policy.triggers.judged_windows import window
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tasks.policy.decision.retraining import decide_retraining
+from tasks.policy.evidence.monitoring import Decision
 from tasks.policy.monitoring.drift import explain
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import Decision
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.statistics.numbers import beside, rounded
 from tests.policy.triggers.judged_windows import drift, evidence, history

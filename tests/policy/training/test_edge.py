@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 import yaml
 
+from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import CLOCKS_APART, Window, utc
 from tasks.policy.records.errors import ForeignUpdate, ReplayedUpdate, StaleUpdate
-from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.training.edge import (
     EdgeExport,
     EdgeLogHead,

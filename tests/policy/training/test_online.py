@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.policy.evidence.ledger import LedgerEntry
+from tasks.policy.evidence.validation import MetricDifference
 from tasks.policy.records.base import Window, from_json, to_json, utc
-from tasks.policy.records.evidence import LedgerEntry, MetricDifference
 from tasks.policy.training.online import (
     ROLLED_BACK,
     UPDATED,

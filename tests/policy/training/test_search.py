@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.policy.economics.costs import Budget
+from tasks.policy.evidence.versions import Usage
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import Usage
 from tasks.policy.training.recipe import FeatureRecipe, Interaction
 from tasks.policy.training.search import (
     SearchGain,

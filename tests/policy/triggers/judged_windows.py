@@ -5,8 +5,8 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
+from tasks.policy.evidence.monitoring import History, WindowEvidence
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import History, WindowEvidence
 from tasks.policy.records.reports import (
     DriftReport,
     DriftVerdict,

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.policy.decision.retraining import decide_retraining
-from tasks.policy.records.evidence import Decision
+from tasks.policy.evidence.monitoring import Decision
 from tests.policy.triggers.judged_windows import drift, evidence, history, report, window
 from tests.policy.triggers.test_series_triggers import policy
 

@@ -9,9 +9,10 @@ import pytest
 
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.economics.costs import Budget, forecast_cost
+from tasks.policy.evidence.monitoring import Decision, EarlierChampion, History, WindowEvidence
+from tasks.policy.evidence.versions import Usage
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import Decision, EarlierChampion, History, Usage, WindowEvidence
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.base import Case, TriggerResult

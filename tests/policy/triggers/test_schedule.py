@@ -9,8 +9,8 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.evidence.monitoring import Decision
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import Decision
 from tasks.policy.triggers.calendar import next_date
 from tests.policy.triggers.judged_windows import evidence, history, report, window
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.economics.costs import Budget
-from tasks.policy.records.evidence import Decision
+from tasks.policy.evidence.monitoring import Decision
 from tests.policy.triggers.judged_windows import evidence, history, report, window
 
 PRICED = Budget(value_usd_per_metric_unit_per_day=10.0)

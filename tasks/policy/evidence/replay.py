@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tasks.policy.evidence.monitoring import DiagnosisKind
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import DiagnosisKind
 from tasks.policy.records.reports import DriftVerdict, Maturity, MetricValue, Verdict
 
 EventKind = Literal[
