@@ -41,6 +41,8 @@ STORED: dict[str, pa.DataType] = {
 }  # fmt: skip
 """Types of `columns.features.other`, as a model's description names them; a list is `list of` one of them."""
 LIST = "list of "
+BLOCK = 32_768
+"""Rows that are encoded at a time: their part of the matrix stays in the processor's cache while its columns are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Encoding:
 
     def _encode_features(self, table: pa.Table) -> Matrix:
         matrix = np.empty((table.num_rows, len(self.features)), np.float32)
+        for first in range(0, max(1, table.num_rows), BLOCK):  # no rows are checked too
+            self._encode_block(table.slice(first, BLOCK), matrix[first : first + BLOCK])
+        return matrix
+
+    def _encode_block(self, table: pa.Table, matrix: Matrix) -> None:
         for position, (name, kind) in enumerate(self.features):
             column = typed(table, name, kind)
             if kind == "categorical":
@@ -85,7 +92,6 @@ class Encoding:
                 with np.errstate(over="ignore"):
                     matrix[:, position] = _floats(column)
         matrix[np.isinf(matrix)] = np.nan  # finite as float64, but beyond float32: treated as infinite
-        return matrix
 
 
 class FeatureEncoder(TransformerMixin, BaseEstimator):

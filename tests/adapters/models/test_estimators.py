@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tasks.adapters.models import eligibility, estimators, files as model_files, shap as attribution
+from deployments.config.blocks.data import Features
+from tasks.adapters.models import eligibility, encoding, estimators, files as model_files, shap as attribution
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_classes
 from tasks.policy.records.errors import EstimatorError, FeatureError, ModelFileError
 from tasks.policy.statistics import metrics
@@ -394,3 +395,22 @@ def test_missing_positive_class_is_named():
     )
     with pytest.raises(ValidationError, match="positive_label does not fit task multiclass"):
         make_config("multiclass", columns=COLUMNS)
+
+
+def test_rows_are_encoded_alike_in_blocks_of_any_size(monkeypatch):
+    """Also a category that is a number with a fraction is refused wherever it is."""
+    count = 50
+    rows = pa.table(
+        {
+            "amount": [None if row % 7 == 0 else row * 1e38 for row in range(count)],
+            "plan": [None if row % 5 == 0 else float(row % 3) for row in range(count)],
+        }
+    )
+    encoder = FeatureEncoder(Features(numeric=("amount",), categorical=("plan",))).fit(rows)
+    at_once = encoder.transform(rows)
+    monkeypatch.setattr(encoding, "BLOCK", 8)
+    np.testing.assert_array_equal(encoder.transform(rows), at_once)
+    assert encoder.transform(rows.slice(0, 0)).shape == (0, 2)
+    late = pa.array([1.0] * (count - 1) + [1.5])
+    with pytest.raises(FeatureError, match="column plan: is of type double"):
+        encoder.transform(rows.set_column(1, "plan", late))
