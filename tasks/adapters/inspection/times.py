@@ -222,7 +222,10 @@ def _bounds(
 
 
 def follows_calendar(facts: ColumnFacts, times: pd.Series) -> bool:
-    """Whether a column is the same for all rows of a day and rarely changes, as a month, a season or a year does."""
+    """Whether a column is the same for all rows of a day and rarely changes, as a month, a season or a year does.
+
+    A day on which it changes may have both values, as the days of another time zone are not those of UTC.
+    """
     if facts.kind not in ("numeric", "boolean", "text") or facts.is_constant or facts.distinct > MOST_CALENDAR_VALUES:
         return False
     known = pd.DataFrame({"day": times.dt.floor("D"), "value": facts.values}).dropna()
@@ -230,7 +233,7 @@ def follows_calendar(facts: ColumnFacts, times: pd.Series) -> bool:
     changes = int((of_day["first"] != of_day["first"].shift()).sum()) - 1
     return (
         len(of_day) >= LEAST_CALENDAR_DAYS
-        and float((of_day["nunique"] == 1).mean()) >= 0.99
+        and int((of_day["nunique"] > 1).sum()) <= max(0.01 * len(of_day), changes)
         and changes <= len(of_day) / LEAST_CALENDAR_SPELL
         and len(known) >= 2 * len(of_day)
     )

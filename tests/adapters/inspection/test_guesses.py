@@ -263,12 +263,13 @@ def test_a_counter_is_left_out_and_a_trend_is_not(tmp_path):
 def test_features_that_follow_the_calendar_only_warn(tmp_path):
     table = small(rows=2000)
     table["month"], table["weekday"] = table["ordered_at"].dt.month_name(), table["ordered_at"].dt.day_name()
+    table["month in Tokyo"] = pd.to_datetime(table["ordered_at"], utc=True).dt.tz_convert("Asia/Tokyo").dt.month
     table["store"] = np.random.default_rng(2).choice(["a", "b"], len(table))
     table.to_parquet(tmp_path / "t.parquet")
     found = guessed(tmp_path / "t.parquet", "returns")
-    assert found.calendar == ("month",)
+    assert set(found.calendar) == {"month", "month in Tokyo"}
     text = draft(found, People(), tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
-    assert yaml.safe_load(text)["quality"] == {"columns": {"month": {"on_failure": "warn"}}}
+    assert yaml.safe_load(text)["quality"]["columns"] == {name: {"on_failure": "warn"} for name in found.calendar}
 
 
 def test_parts_of_the_label_are_left_out_and_a_close_fit_is_not(tmp_path):
