@@ -69,7 +69,7 @@ def test_clear_winner_wins():
     report = decide_race(POLICY, race(0, {USUAL: [0.5, 0.6, 0.5, 0.6], RECENT: [0.3, 0.3, 0.3, 0.3]}), ())
     assert report.winner == RECENT
     assert report.gain == pytest.approx(0.25)
-    assert (report.high - report.low) / 4 == pytest.approx(0.05 / math.sqrt(3))
+    assert (report.high - report.low) / 2 == pytest.approx(POLICY.errors_needed(4) * 0.05 / math.sqrt(3))
     assert report.compared == 4
     assert report.reasons[0].startswith(
         "race: recency weighted, half-life 12 windows wins, ahead of the file's settings by +0.25"
@@ -84,6 +84,16 @@ def test_noise_leaves_the_settings():
     assert report.winner == USUAL
     assert "no gain: the best other entrant, recency weighted, half-life 12 windows" in report.reasons[0]
     assert decide_race(RacePolicy(min_gain_se=0), race(0, losses), ()).winner == RECENT
+
+
+def test_two_windows_need_more_than_two_standard_errors():
+    """Gains of 0.08 and 0.1 are nine standard errors ahead; on two windows, one race in 28 of equal entrants shows as much."""
+    losses = {USUAL: [0.58, 0.6], RECENT: [0.5, 0.5]}
+    report = decide_race(POLICY, race(0, losses), ())
+    assert report.winner == USUAL and report.low < 0 < report.gain
+    assert "over 2 windows, expected more than 14 standard errors" in report.reasons[0]
+    again = [0.58, 0.6, 0.59, 0.6]
+    assert decide_race(POLICY, race(0, {USUAL: again, RECENT: [0.5] * 4}), ()).winner == RECENT
 
 
 def test_earlier_races_count():
