@@ -212,14 +212,20 @@ def preview(
     The same as `perennial run retrain --dry-run`.
     """
     from deployments.cli.running import run_flow  # loads Prefect
+    from deployments.config.loading import load_model_config  # takes half a second
 
+    load_model_config(model)  # a wrong file is refused before a server starts
     given = {"model": model, "dry_run": True} | ({"until": until} if until else {})
     with json_only(as_json):
         found = run_flow(_flow("retrain"), given)
     if as_json:
         print_json(found)
     else:
-        print(found.headline, *(f"would be stopped: {each}" for each in found.refusals), *found.reasons, sep="\n  ")
+        stopped, more = (
+            found.refusals[1:],
+            found.reasons if found.refusals else found.reasons[1:],
+        )  # the headline has the first
+        print(found.headline, *(f"would be stopped: {each}" for each in stopped), *more, sep="\n  ")
 
 
 def adopt(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from deployments.config.blocks.alerts import SEVERITIES
 from deployments.config.blocks.predictions import PredictionSource
+from deployments.config.blocks.training import Training
 from deployments.config.model import ModelConfig
 from tasks.policy.comparison.split import why_not_unpaired
 
@@ -80,6 +81,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         )
     window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
     yield f"trains {config.training.trainer or 'XGBoost'} on {window}, with seed {config.training.seed}."
+    yield from _ways_to_train(config.training)
     if config.training.trust:
         yield (
             "loads joblib, pickle and MLflow models from elsewhere, which can run any code (training.trust): in a process of its "
@@ -118,6 +120,21 @@ def _series(parts: Sequence[str]) -> str:
     *first, last = parts or ("",)
     comma = "," if len(first) > 1 else ""
     return f"{', '.join(first)}{comma} and {last}" if first else last
+
+
+def _ways_to_train(training: Training) -> Iterator[str]:
+    before = []
+    if training.race:
+        before.append(f"lets ways to choose the rows race on the latest {training.race.windows} closed windows")
+    if training.search:
+        before.append(f"searches better settings for {training.search.describe_limit()}")
+    if before:
+        yield f"before each training, {' and '.join(before)}; the file's settings stay without a clear gain."
+    if training.online:
+        yield (
+            "between retrains, corrects the champion's trees after each window whose labels have closed, while that is no worse "
+            "than the champion as it was trained."
+        )
 
 
 def _own_service(config: ModelConfig, own: PredictionSource) -> Iterator[str]:

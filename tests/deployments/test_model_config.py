@@ -349,6 +349,18 @@ def test_calendars_and_arrivals_are_described(tmp_path):
     assert "new rows with labels reach 20% of the training rows" in described
 
 
+def test_ways_to_train_are_described(tmp_path):
+    from deployments.config.description import describe
+
+    plain = " ".join(describe(load_model_config(edited(tmp_path, "\ntraining:", "\ntraining:"))))
+    assert "before each training" not in plain and "between retrains" not in plain
+    every = "\ntraining:\n  race: {windows: 6}\n  search: {minutes: 10, trials: 40}\n  online: {}"
+    described = " ".join(describe(load_model_config(edited(tmp_path, "\ntraining:", every))))
+    assert "before each training, lets ways to choose the rows race on the latest 6 closed windows" in described
+    assert "and searches better settings for 10 minutes or 40 trials; the file's settings stay without" in described
+    assert "between retrains, corrects the champion's trees after each window" in described
+
+
 def test_label_time_is_described(tmp_path):
     from deployments.config.description import describe
 

@@ -30,6 +30,8 @@ IN_SET = "expect_column_values_to_be_in_set"
 UNIQUE = "expect_column_values_to_be_unique"
 STEPS = 1_000_000
 """A share is rounded down to a multiple of 1 / STEPS, so that no rounding error breaks an expectation."""
+SPARSE = 0.01
+"""Share of known values in the reference below which a window may have none by chance."""
 Parameters = Mapping[str, float | datetime]
 
 
@@ -127,7 +129,7 @@ def _feature(reference: FeatureReference, limits: QualityLimits, personal: bool)
 
     own = rule.max_null_share if rule else None
     nulls = before.null_share + limits.max_null_share_increase if own is None else own
-    if before.values:  # a column without any value is broken, however many nulls are accepted
+    if before.values and before.null_share <= 1 - SPARSE:  # a column without any value is broken, however many nulls are accepted
         nulls = min(nulls, 1 - 1 / STEPS)
     if nulls < 1:
         yield expected("null share", NOT_NULL, {}, nulls)

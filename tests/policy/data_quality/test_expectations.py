@@ -68,6 +68,14 @@ def test_all_null_column_fails_even_if_nulls_are_accepted():
     assert "null share" not in learned(empty, columns=any_nulls)
 
 
+def test_a_window_without_any_value_of_a_very_sparse_column_passes():
+    """Of 1,000 rows 3 have a value: a window of 500 rows has none in 22 % of the cases."""
+    assert "null share" not in learned(numeric(nulls=997))
+    assert learned(numeric(nulls=985))["null share"].arguments == {"mostly": 1e-6}
+    own = {"x": rule(max_null_share=0.999)}
+    assert learned(numeric(nulls=997), columns=own)["null share"].arguments == {"mostly": 0.001}
+
+
 def test_infinite_values_are_accepted_as_in_reference():
     assert "mostly" not in learned(numeric())["finite values"].arguments
     found = learned(numeric(non_finite=20))
