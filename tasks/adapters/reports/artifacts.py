@@ -126,10 +126,11 @@ def publish_search_page(config: ModelConfig, report: SearchReport, version: str)
 
 def search_page(report: SearchReport, version: str, model: str) -> str:
     """Return Markdown: the result of a search, what it cost, and its best trials."""
+    pruned = sum(trial.state == "pruned" for trial in report.trials)
     parts = [
         f"# {model}: search before version {version}",
         f"**{plain(as_sentence(report.sentence))}**",
-        f"{len(report.trials)} trials on {report.searched_rows:,} of {report.rows:,} rows, {report.cpu_s:,.0f} CPU s, "
+        f"{len(report.trials)} trials, {pruned} of them ended early as hopeless, on {report.searched_rows:,} of {report.rows:,} rows, {report.cpu_s:,.0f} CPU s, "
         f"{report.usd:,.4f} USD. Each was trained on earlier rows and judged on later ones; lower losses are better.",
         table(("trial", "from", "state", "loss", "settings"), [_trial_row(trial) for trial in _best_trials(report)]),
     ]
@@ -149,7 +150,7 @@ def _trial_row(trial: SearchTrial) -> tuple[str, ...]:
 def publish_race_page(config: ModelConfig, report: RaceReport) -> None:
     """Publish who raced, with their mean loss, their gain over the file's settings and their cost."""
     metric = report.metric
-    header = ("strategy", f"mean {metric} loss on {len(report.windows)} windows", "gain", "CPU s", "")
+    header = ("strategy", f"mean {metric} loss on {len(report.windows)} windows", "gain", "CPU s", "outcome")
     usual = next(each for each in report.entrants if each.strategy.key == USUAL)
     rows = [
         (
@@ -157,7 +158,7 @@ def publish_race_page(config: ModelConfig, report: RaceReport) -> None:
             number(mean_loss(each)),
             number(gain_over(usual, each)),
             f"{each.cpu_s:.1f}",
-            "wins" if each.strategy.key == report.winner.key else each.refused or "",
+            "wins" if each.strategy.key == report.winner.key else "did not run" if each.refused else "",
         )
         for each in report.entrants
     ]
@@ -251,16 +252,16 @@ def _gates(config: ModelConfig, report: ValidationReport) -> list[str]:
     rows = [
         (
             row.gate,
-            row.subject,
-            number(row.champion),
-            number(row.challenger),
+            row.verdict or "does not apply",
             row.value,
             row.limit,
-            row.verdict or "does not apply",
+            number(row.champion),
+            number(row.challenger),
+            row.subject,
         )
         for row in gate_rows(config.validation, report.gates)
     ]
-    header = ("gate", "measure", "champion", "challenger", "value (interval)", "limit", "verdict")
+    header = ("gate", "verdict", "value (interval)", "limit", "champion", "challenger", "measure")
     found = ["## Gates", table(header, rows)]
     if report.gates.slices:
         found += ["Slices in which the challenger lost most, found on earlier rows, measured on later ones:"]
