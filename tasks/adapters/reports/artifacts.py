@@ -130,8 +130,9 @@ def search_page(report: SearchReport, version: str, model: str) -> str:
     parts = [
         f"# {model}: search before version {version}",
         f"**{plain(as_sentence(report.sentence))}**",
-        f"{len(report.trials)} trials, {pruned} of them ended early as hopeless, on {report.searched_rows:,} of {report.rows:,} rows, {report.cpu_s:,.0f} CPU s, "
-        f"{report.usd:,.4f} USD. Each was trained on earlier rows and judged on later ones; lower losses are better.",
+        f"{len(report.trials)} trials, {pruned} of them ended early as hopeless, on {report.searched_rows:,} of "
+        f"{report.rows:,} rows, {report.cpu_s:,.0f} CPU s, {report.usd:,.4f} USD. Each was trained on earlier rows and judged on "
+        "later ones; lower losses are better.",
         table(("trial", "from", "state", "loss", "settings"), [_trial_row(trial) for trial in _best_trials(report)]),
     ]
     return "\n\n".join(parts)

@@ -102,6 +102,6 @@ def test_gates_are_shown_in_a_table_with_their_limits() -> None:
     slices = (MetricDifference("mae", 1.0, 2.0, -1.0, -1.2, -0.8, 100, None, "colour is <b>"),)
     report = ValidationReport("2", "1", "fail", (), ("churn: too much",), 500, gates=GateEvidence(measures, slices))
     shown = evidence_of("Ada", "colour=red", report=report)
-    assert "| churn | changes |  |  | 0.3 (0.28 to 0.32) | 0.2 | fail |" in shown
-    assert "| fairness | no protected column |  |  |  | 0.1 | does not apply |" in shown
+    assert "| churn | fail | 0.3 (0.28 to 0.32) | 0.2 |  |  | changes |" in shown
+    assert "| fairness | does not apply |  | 0.1 |  |  | no protected column |" in shown
     assert "| colour is &lt;b> | mae | 1 | 2 | -1 (-1.2 to -0.8) | 100 |" in shown
