@@ -10,11 +10,13 @@ from datetime import datetime
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, lake, ledger, reports
+from tasks.adapters import candidates, lake, ledger, reports, search
+from tasks.adapters.orchestration import runs
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.evidence.ledger import Fact
 from tasks.policy.evidence.versions import ModelVersion
 from tasks.policy.records.base import from_json
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.training.race import RACED, RaceReport, decide_race
 
@@ -22,7 +24,10 @@ from tasks.policy.training.race import RACED, RaceReport, decide_race
 # one retry: the registry or the lake may be briefly unavailable
 @stage(retries=1, timeout_seconds=6 * 3600)
 def race_strategies(config: ModelConfig, training: Snapshot, decision_id: str, as_of: datetime) -> RaceReport | None:
-    """Race the strategies of `training.race` on the training rows, once per decision; None without that setting."""
+    """Race the strategies of `training.race` on the training rows, once per decision; None without that setting.
+
+    Every entrant is fitted with the settings that the champion's search found, if there was one, else with the file's.
+    """
     policy = config.training.race
     if policy is None:
         return None
@@ -46,7 +51,10 @@ def race_strategies(config: ModelConfig, training: Snapshot, decision_id: str, a
             config, candidates.bases.changed_at(entries), tuple(one.version for one in champions)
         )
     ]
-    measured = candidates.race.run(config, lake.read_labelled(training), windows, entrants, bases)
+    asked = config.training.search
+    searches = asked is not None and (asked.in_replays or runs.run_mode() != RunMode.REPLAY)
+    present = search.found_settings.with_found_settings(config) if searches else config
+    measured = candidates.race.run(present, lake.read_labelled(training), windows, entrants, bases)
     report = _with_base(decide_race(policy, measured, raced), champions, training)
     ledger.append(config.name, Fact(RACED, report, as_of, decision_id))
     reports.artifacts.publish_race_page(config, report)

@@ -264,19 +264,13 @@ def _used(began: tuple[float, float], rows: int, race: RaceReport | None, search
 def _search(
     config: ModelConfig, training: Snapshot, decision_id: str, rows: pa.Table
 ) -> tuple[ModelConfig, SearchReport | None]:
-    """Search better settings if the model's file asks for it; return the settings to train with, and what was searched.
-
-    The champion's settings are those that an earlier search found, as long as the model's file asks for the same ones.
-    """
+    """Search better settings if the model's file asks for it; return the settings to train with, and what was searched."""
     policy = config.training.search
     if policy is None or (orchestration.runs.run_mode() == RunMode.REPLAY and not policy.in_replays):
         return config, None
     job = search.forward_search.SearchJob(policy, decision_id, training.content_hash, training.window.end.isoformat())
-    if registry.CHAMPION in registry.aliases(config.name):
-        champion = registry.version(config.name, registry.CHAMPION)
-        earlier = registry.version_files.search_report(champion)
-        if earlier and earlier.asked_for == search.forward_search.asked_for(config):
-            job = replace(job, parameters=earlier.parameters, recipe=earlier.recipe)
+    if earlier := search.found_settings.champions_search(config):
+        job = replace(job, parameters=earlier.parameters, recipe=earlier.recipe)
     chosen, searched = search.forward_search.search(config, rows, job)
     get_run_logger().info("%s", searched.sentence)
     return chosen, searched

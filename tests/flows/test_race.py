@@ -11,10 +11,11 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, lake, ledger, models, registry
+from tasks.adapters import candidates, lake, ledger, models, registry, search
 from tasks.policy.evidence.ledger import Fact
 from tasks.policy.evidence.versions import ModelVersion, Promotion
 from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.training.race import RACED, RaceReport, Strategy
 from tasks.record import preview
@@ -92,6 +93,29 @@ def test_race_runs_once_per_decision():
     assert raced(config, training) == first
     assert len(ledger.entries(config.name, kind=RACED)) == 1
     assert raced(config, training, "d2").compared > first.compared
+
+
+def test_race_is_run_with_the_settings_that_the_champions_search_found(monkeypatch: pytest.MonkeyPatch):
+    """In a replay, which does not search, and once the file asks for others, with those of the file."""
+    weak = {"parameters": {"n_estimators": 4, "max_depth": 1}, "min_rows": 100}
+    asked = {"trials": 4, "features": False, "parameters": {"n_estimators": {"low": 20, "high": 40}}}
+    config = make_config("regression", training={**weak, "search": asked, "race": {"windows": 2, "strategies": []}})
+    training = land(config, TRAINING, make_rows("regression"))
+    champion = train(config, training, None)
+    registry.set_aliases(config.name, {registry.CHAMPION: champion.version})
+    found = registry.version_files.search_report(champion)
+    assert found is not None and found.adopted
+    used, run = [], candidates.race.run
+    monkeypatch.setattr(
+        candidates.race, "run", lambda given, *rest: used.append(given.training.parameters) or run(given, *rest)
+    )
+    raced(config, training, "d2")
+    monkeypatch.setattr(stage.runs, "run_mode", lambda: RunMode.REPLAY)
+    raced(config, training, "d3")
+    monkeypatch.undo()
+    assert used == [found.parameters, weak["parameters"]]
+    edited = config.model_copy(update={"training": config.training.model_copy(update={"parameters": {"max_depth": 2}})})
+    assert search.found_settings.with_found_settings(edited) is edited
 
 
 def test_no_race_without_the_setting():
