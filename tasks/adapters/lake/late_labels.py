@@ -7,16 +7,17 @@ place of a value) is unknown from then on; a row that is missing from the source
 the window of their row, because an id identifies a row only within its window (`row_identity`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.delta.content_hash import column_hashes
+from tasks.adapters.delta.content_hash import ContentHash, column_hashes
 from tasks.adapters.delta.table import LandedFile, LandedTable, retry_on_conflict
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.label_times import labels_due_by
@@ -139,6 +140,11 @@ def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excl
         as_of=as_of,
         excluding=tuple(sorted(excluding)),
     )
+    if windows_are_disjoint(unlabelled, rows):
+        found = FileLabels(unlabelled, rows, labels)
+        counts = [(len(each), len(each) - each.null_count) for each in found]
+        total, known = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+        return replace(unlabelled, rows=total, labelled_rows=known, content_hash=found.content_hash)
     joined, content_hash = _joined(unlabelled, rows, labels, ())
     known = joined.num_rows - joined.column(-1).null_count
     return replace(unlabelled, rows=joined.num_rows, labelled_rows=known, content_hash=content_hash)
@@ -177,17 +183,15 @@ def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> p
 
     `columns` selects some of these, in the given order. Raises LakeError if rows or labels differ from the snapshot.
     """
-    joined = join_labels(snapshot, columns)
+    joined, content_hash = _joined(snapshot, *open_tables(snapshot), columns)
+    _check_content(snapshot, content_hash)
     label = joined.column(-1)
     known = joined.filter(pc.is_valid(label)) if label.null_count else joined  # a filter copies all rows
     return known if columns is None else known.select(list(columns))
 
 
-def join_labels(snapshot: Snapshot, columns: Sequence[str] | None) -> pa.Table:
-    """Return every row of the snapshot, with these columns after id and time, and last the label or null.
-
-    Raises LakeError if rows or labels differ from the snapshot.
-    """
+def open_tables(snapshot: Snapshot) -> tuple[LandedTable, LandedTable | None]:
+    """Open the tables of a labelled snapshot at its versions: rows, and labels if any had landed. Raises LakeError."""
     rows = LandedTable.open(snapshot.uri, snapshot.version)
     labels = LandedTable.open(snapshot.labels_uri, snapshot.labels_version) if snapshot.labels_uri else None
     if snapshot.as_of is None or rows is None or (snapshot.labels_uri and labels is None):
@@ -195,13 +199,61 @@ def join_labels(snapshot: Snapshot, columns: Sequence[str] | None) -> pa.Table:
             f"{snapshot.uri}: {snapshot.window.name} is not a labelled snapshot, or its tables are gone; expected the "
             "result of labelled_snapshot; check PERENNIAL_LAKE"
         )
-    joined, content_hash = _joined(snapshot, rows, labels, columns)
+    return rows, labels
+
+
+def _check_content(snapshot: Snapshot, content_hash: str) -> None:
     if content_hash != snapshot.content_hash:
         raise LakeError(
             f"{snapshot.uri}: labelled rows of {snapshot.window.name} have content hash {content_hash[:16]}, expected "
             f"{snapshot.content_hash[:16]}; the tables were replaced after this snapshot was taken; restore them"
         )
-    return joined
+
+
+def windows_are_disjoint(snapshot: Snapshot, rows: LandedTable) -> bool:
+    """Return whether a snapshot has landed windows that do not overlap, so that their files can be read one by one."""
+    windows = sorted((parse_window(file.window) for file in _files_of(snapshot, rows)), key=lambda each: each.start)
+    return bool(windows) and not any(before.end > after.start for before, after in pairwise(windows))
+
+
+class FileLabels:
+    """The labels of a snapshot's rows, of one landed file after the other: ids of one file are held at a time.
+
+    For disjoint windows. `files` and their labels are in the order of `read_labelled`, `name` is the label's column.
+    """
+
+    def __init__(self, snapshot: Snapshot, rows: LandedTable, labels: LandedTable | None) -> None:
+        self._snapshot, self._rows, self._labels = snapshot, rows, labels
+        self._used = _files_of(snapshot, rows)
+        self.files = sorted(self._used, key=lambda file: parse_window(file.window).start)
+        self.name: str = rows.opened(self.files[-1]).notes["label"]
+        self._read = ContentHash()
+
+    def __iter__(self) -> Iterator[pa.ChunkedArray]:
+        """Yield each file's labels, null where unknown. Raises LakeError if an id occurs twice in its window."""
+        windows, span, as_of = _windows(self._rows), self._snapshot.window, self._snapshot.as_of
+        assert as_of is not None  # noqa: S101, callers set or check it
+        kind = self._label_type()
+        for file in self.files:
+            rows, _ = read_span(self._rows, [file], span, ())
+            label = _label_of_each(rows, windows, self._labels, as_of).cast(kind)
+            self._read.update(pa.table({self.name: label}))
+            yield label
+
+    def _label_type(self) -> pa.DataType:
+        files = _files_by_window(self._labels)
+        known = [found[-1] for file in self.files if (found := files.get(parse_window(file.window)))]
+        return self._labels.opened(known[-1]).schema().field(1).type if self._labels and known else pa.float64()
+
+    @property
+    def content_hash(self) -> str:
+        """The content hash of the snapshot, once all labels are read."""
+        files = (file.content_hash for file in self._used)
+        return digest(self._snapshot.window.name, self._read.columns()[self.name], *files, length=64)
+
+    def check(self) -> None:
+        """Raise LakeError if the labels, once all are read, differ from the snapshot."""
+        _check_content(self._snapshot, self.content_hash)
 
 
 def _joined(
@@ -209,7 +261,7 @@ def _joined(
 ) -> tuple[pa.Table, str]:
     """Return all rows, ordered, with the label or null in the last column, and the content hash of the snapshot."""
     assert snapshot.as_of is not None  # noqa: S101, both callers set or check it
-    used = files_of(snapshot, rows)
+    used = _files_of(snapshot, rows)
     table, label_name = read_span(rows, used, snapshot.window, columns)
     label = _label_of_each(table, _windows(rows), labels, snapshot.as_of)
     label_hash = column_hashes(pa.table({label_name: label}))[label_name]
@@ -217,7 +269,7 @@ def _joined(
     return joined, digest(snapshot.window.name, label_hash, *(file.content_hash for file in used), length=64)
 
 
-def files_of(snapshot: Snapshot, rows: LandedTable) -> list[LandedFile]:
+def _files_of(snapshot: Snapshot, rows: LandedTable) -> list[LandedFile]:
     """Return the landed files that hold the snapshot's rows."""
     near = (file for file in rows.files() if overlap(parse_window(file.window), snapshot.window))
     return [file for file in near if file.window not in snapshot.excluding]

@@ -27,7 +27,7 @@ from tasks.adapters.boosters.known import library_of
 from tasks.adapters.boosters.library import FitOptions, Setup, missing
 from tasks.adapters.checkpoints.training import TrainingCheckpoints
 from tasks.adapters.engines import dask_cluster, device
-from tasks.adapters.engines.row_batches import Engine, RowBatches
+from tasks.adapters.engines.row_batches import ROWS_PER_BATCH, Engine, RowBatches
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import SplitEncoder, Stopped, TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, Matrix, RawEncoding, encode_labels, kinds
@@ -182,12 +182,23 @@ def in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
     """Sort rows by time, then id. Rows already in order, as from the lake, are returned without a copy."""
     if rows.num_rows < 2:
         return rows
-    times, ids = (rows.column(name).combine_chunks() for name in (time, row_id))
-    earlier = pc.less(times[:-1], times[1:])
-    in_order = pc.or_(earlier, pc.and_(pc.equal(times[:-1], times[1:]), pc.less_equal(ids[:-1], ids[1:])))
-    if pc.all(in_order, skip_nulls=False).as_py():
+    if all(_is_in_order(*part.columns) for part in _overlapping(rows.select([time, row_id]))):
         return rows
     return rows.sort_by([(time, "ascending"), (row_id, "ascending")])
+
+
+def _overlapping(rows: pa.Table) -> Iterator[pa.Table]:
+    """Yield parts of a table that each begin with the last row of the one before, so that a part is all that is held."""
+    for first in range(0, rows.num_rows, ROWS_PER_BATCH):
+        yield rows.slice(max(0, first - 1), ROWS_PER_BATCH + 1).combine_chunks()
+
+
+def _is_in_order(times: pa.ChunkedArray, ids: pa.ChunkedArray) -> bool:
+    if len(times) < 2:
+        return True
+    earlier = pc.less(times[:-1], times[1:])
+    in_order = pc.or_(earlier, pc.and_(pc.equal(times[:-1], times[1:]), pc.less_equal(ids[:-1], ids[1:])))
+    return bool(pc.all(in_order, skip_nulls=False).as_py())
 
 
 def estimator_class(config: ModelConfig) -> Any:
