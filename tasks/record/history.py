@@ -37,6 +37,7 @@ from tasks.policy.rollout.versions import (
     why_not_serve,
     why_not_trusted,
 )
+from tasks.policy.training.race import RACED
 from tasks.policy.training.search import expected_search_usd
 
 
@@ -187,15 +188,21 @@ def spent_usd(config: ModelConfig, as_of: datetime, excluding_decision: str | No
 def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
     """Forecast the cost of the next iteration in USD, on as many rows as the last; None before the first.
 
-    A search is forecast by its own budget, also before the first iteration.
+    A search is forecast by its own budget, also before the first iteration. A race that has never run is forecast as one training
+    for each fit; later it is part of what earlier iterations cost.
     """
-    used = [usage for at, usage in budget.usages(ledger.entries(config.name)) if at <= as_of]
+    entries = ledger.entries(config.name)
+    used = [usage for at, usage in budget.usages(entries) if at <= as_of]
     policy = config.training.search
     searching = (expected_search_usd(policy, config.budget, used) or 0.0) if policy else 0.0
     if not used:
         return searching + expected_cost_usd(config.budget, None) if searching else None
     forecast = forecast_cost(config.budget, [usage.without_search for usage in used], used[-1].rows)
-    return forecast.usd + searching if forecast else None
+    if forecast is None:
+        return None
+    race, has_raced = config.training.race, any(entry.kind == RACED and entry.at <= as_of for entry in entries)
+    fits = race.most_fits if race and not has_raced else 0
+    return forecast.usd + searching + fits * (forecast.usd - expected_cost_usd(config.budget, None))
 
 
 @lru_cache(maxsize=1024)

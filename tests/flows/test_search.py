@@ -12,18 +12,19 @@ from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
 from flows.retrain import retrain
-from tasks.adapters import registry, search
+from tasks.adapters import ledger, registry, search
 from tasks.adapters.orchestration import runs
 from tasks.adapters.registry import version_files
 from tasks.adapters.reports.artifacts import search_page
 from tasks.adapters.reports.plots import search_plot
-from tasks.policy.economics.costs import measured_cost
+from tasks.policy.economics.costs import measured_cost, over_budget
 from tasks.policy.evidence.ledger import Fact
 from tasks.policy.evidence.validation import ValidationReport
 from tasks.policy.evidence.versions import ModelVersion, Usage
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.events import RunMode
 from tasks.policy.reporting.preview import Preview
+from tasks.policy.training.race import RACED, RacePolicy, RaceReport, Strategy
 from tasks.record.history import next_cost_usd
 from tasks.training.readiness import check_training
 from tasks.training.train import TAKE_IN_S, longest_training_s, train_challenger
@@ -119,8 +120,6 @@ def test_preview_describes_the_search():
 
 def test_cost_forecast_has_the_search_instead_of_past_ones():
     """The last retrain took 2 hours, one of them searching; the next searches for half an hour, at 0.1 USD an hour."""
-    from tasks.adapters import ledger
-
     config = model(minutes=30)
     assert next_cost_usd(config, utc("2024-03-01")) == pytest.approx(0.05)
     version = train(model())
@@ -131,6 +130,26 @@ def test_cost_forecast_has_the_search_instead_of_past_ones():
     ledger.append(config.name, Fact("challenger.registered", recorded, utc("2024-03-01"), "d1"))
     assert measured_cost(config.budget, used) == pytest.approx(0.2)
     assert next_cost_usd(config, utc("2024-03-02")) == pytest.approx(0.15)
+
+
+def test_cost_forecast_has_a_race_that_was_just_added():
+    """The last retrain took an hour at 0.1 USD; two half-lives, the file's settings and one trailing span are four fits more."""
+    version = train(model())
+    used = {"rows": 1000, "wall_s": 3600.0, "cpu_s": 3600.0}
+    recorded = replace(version, tags=tuple((dict(version.tags) | {"usage": json.dumps(used)}).items()))
+    config = make_config(
+        "regression", training={"parameters": WEAK, "min_rows": 200}, budget={"max_usd_per_month": 0.3}
+    )
+    ledger.append(config.name, Fact("challenger.registered", recorded, utc("2024-03-01"), "d1"))
+    race = RacePolicy(strategies=("recency_weighted", "trailing"), half_life_windows=(8, 4))
+    racing = config.model_copy(update={"training": config.training.model_copy(update={"race": race})})
+    now = utc("2024-03-02")
+    assert next_cost_usd(config, now) == pytest.approx(0.1) and next_cost_usd(racing, now) == pytest.approx(0.5)
+    assert over_budget(config.budget, 0.1, next_cost_usd(config, now)) is None
+    assert "0.50 USD" in str(over_budget(racing.budget, 0.1, next_cost_usd(racing, now)))
+    raced = RaceReport((), "mae", (), Strategy(), 0.0, 0.0, 0.0, 0, ())
+    ledger.append(config.name, Fact(RACED, raced, utc("2024-03-01"), "d1"))
+    assert next_cost_usd(racing, now) == pytest.approx(0.1)  # what it took is part of the last retrain's usage
 
 
 def test_time_limit_includes_the_search():

@@ -49,6 +49,12 @@ class RacePolicy(Settings):
     """Standard errors by which the winner's gain over the file's own settings must exceed zero, on many windows. On few, more
     are needed, by Student's t distribution: 14 on two windows, 3.3 on four, 2.4 on eight for a value of 2."""
 
+    @property
+    def most_fits(self) -> int:
+        """Fits of one race if every strategy can run; an earlier champion is scored without one."""
+        amounts = {"recency_weighted": len(self.half_life_windows), "trailing": len(self.trailing_windows)}
+        return 1 + sum(amounts.get(kind, 1) for kind in self.strategies if kind != "earlier_champion")
+
     def errors_needed(self, windows: int) -> float:
         """`min_gain_se` for a mean of this many windows, whose standard error is itself uncertain (Student 1908).
 
