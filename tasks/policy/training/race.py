@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,9 +39,9 @@ class RacePolicy(Settings):
     )
     """Entrants beside the file's own settings, which always race: rows weighted by their age, the latest windows, rows since
     a detected change, the champion continued on new rows, the champion with its leaves refreshed, an earlier champion."""
-    half_life_windows: tuple[float, ...] = Field((24, 12, 4), examples=[[12]])
+    half_life_windows: tuple[Annotated[float, Field(gt=0)], ...] = Field((24, 12, 4), examples=[[12]])
     """Ages in windows at which a row weighs half, one entrant each."""
-    trailing_windows: tuple[int, ...] = Field((16,), examples=[[8, 32]])
+    trailing_windows: tuple[Annotated[int, Field(ge=1)], ...] = Field((16,), examples=[[8, 32]])
     """Lengths in windows of the trailing spans, one entrant each."""
     windows: int = Field(4, ge=2, le=20, examples=[8])
     """Closed windows before the holdout on which the entrants are judged; twice as many in the first race."""

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.training.race import (
@@ -58,6 +59,12 @@ def test_tournament_of_three():
     losses = {"a": np.array([3.0, 3.1, 3.0]), "b": np.array([1.0, 1.1, 1.0]), "c": np.array([2.0, 2.1, 2.0])}
     assert tournament(losses) == "b"
     assert tournament({"c": losses["c"], "a": losses["a"], "b": losses["b"]}) == "b"
+
+
+@pytest.mark.parametrize("wrong", [{"half_life_windows": [12, 0]}, {"trailing_windows": [-3]}])
+def test_spans_that_are_no_spans_are_refused(wrong):
+    with pytest.raises(ValidationError, match="greater than"):
+        RacePolicy.model_validate(wrong)
 
 
 def test_equal_entrants_keep_the_earlier_one():
