@@ -188,7 +188,7 @@ def _check_recipe(config: "ModelConfig") -> None:
         )
     if config.training.engine != "memory":
         raise ValueError(
-            f"training.recipe is given with training.engine {config.training.engine}, expected engine: memory"
+            f"training.recipe is given with training.engine {config.training.engine}, expected engine: memory; remove one of them"
         )
     for name in recipe.sources:
         expected = "categorical" if name in recipe.target_encoded else "numeric"

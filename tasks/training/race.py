@@ -10,7 +10,7 @@ from datetime import datetime
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import candidates, lake, ledger, reports, search
+from tasks.adapters import candidates, engines, ledger, reports, search
 from tasks.adapters.orchestration import runs
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.evidence.ledger import Fact
@@ -54,7 +54,8 @@ def race_strategies(config: ModelConfig, training: Snapshot, decision_id: str, a
     asked = config.training.search
     searches = asked is not None and (asked.in_replays or runs.run_mode() != RunMode.REPLAY)
     present = search.found_settings.with_found_settings(config) if searches else config
-    measured = candidates.race.run(present, lake.read_labelled(training), windows, entrants, bases)
+    with engines.mapped_rows.labelled_rows(training, config.training.engine) as rows:
+        measured = candidates.race.run(present, rows, windows, entrants, bases)
     report = _with_base(decide_race(policy, measured, raced), champions, training)
     ledger.append(config.name, Fact(RACED, report, as_of, decision_id))
     reports.artifacts.publish_race_page(config, report)

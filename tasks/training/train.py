@@ -4,7 +4,6 @@ Training is refused, with a reason, if the rows cannot support a sound model. Th
 profile, which monitoring compares with, and the manifest that reproduces the training.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING
@@ -191,9 +190,7 @@ class Rows:
 def _train(config: ModelConfig, given: Rows, decision_id: str) -> "TrainedModel":
     """Fit the model, and freeze what monitoring compares later windows with."""
     began = perf_counter(), process_time()
-    in_memory = config.training.engine == "memory"
-    opened = engines.mapped_rows.map_labelled
-    with nullcontext(lake.read_labelled(given.training)) if in_memory else opened(given.training) as rows:
+    with engines.mapped_rows.labelled_rows(given.training, config.training.engine) as rows:
         return _train_on(config, given, decision_id, rows, began)
 
 

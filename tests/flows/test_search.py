@@ -83,6 +83,14 @@ def test_edited_settings_replace_those_that_were_found():
     assert report is not None and report.trials[0].parameters == {"max_depth": 2}
 
 
+def test_what_was_found_in_memory_is_not_used_with_an_engine_that_derives_no_features():
+    config = model()
+    registry.set_aliases(config.name, {registry.CHAMPION: train(config).version})
+    assert search.found_settings.champions_search(config) is not None
+    elsewhere = config.model_copy(update={"training": config.training.model_copy(update={"engine": "external"})})
+    assert search.found_settings.with_found_settings(elsewhere) is elsewhere
+
+
 def test_derived_features_serve(monkeypatch: pytest.MonkeyPatch):
     """A version whose winner derives features predicts through the registry like any other."""
     config = model()

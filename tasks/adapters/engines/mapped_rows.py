@@ -7,7 +7,7 @@ landed window are held while the file is written.
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,11 +15,16 @@ import pyarrow.compute as pc
 
 from tasks.adapters.delta.parquet_file import LandedParquet
 from tasks.adapters.lake.casts import moment
-from tasks.adapters.lake.late_labels import FileLabels, open_tables, windows_are_disjoint
+from tasks.adapters.lake.late_labels import FileLabels, open_tables, read_labelled, windows_are_disjoint
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
 from tasks.policy.records.reports import Snapshot
+
+
+def labelled_rows(snapshot: Snapshot, engine: str) -> AbstractContextManager[pa.Table]:
+    """Return a context with the rows of `read_labelled`: in memory for that engine, else mapped from a file."""
+    return nullcontext(read_labelled(snapshot)) if engine == "memory" else map_labelled(snapshot)
 
 
 @contextmanager
