@@ -1,7 +1,6 @@
 """A model whose training command runs on a work pool of the team's, on a real server with a process worker."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -72,7 +71,7 @@ def team(tmp_path_factory: pytest.TempPathFactory, client: SyncPrefectClient) ->
         yield start
     finally:
         for worker in workers:
-            worker.send_signal(signal.SIGINT)
+            worker.terminate()  # SIGINT is ignored where the tests run in the background
             worker.wait(60)
         client.delete_deployment(client.read_deployment_by_name(f"train/train-{POOL}").id)
         client.delete_work_pool(POOL)

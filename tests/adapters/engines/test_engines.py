@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,15 @@ def test_xgboost_may_be_named():
         assert Training.model_validate({**settings, "estimator": "xgboost:XGBClassifier"}).model_dump()["seed"] == 7
     assert "engine" not in Training().model_dump()
     assert "checkpoint_seconds" not in Training().model_dump()
+
+
+def test_snapshot_without_a_label_in_its_span_is_read_as_it_was_taken():
+    """Only the second window has labels, and none of its rows lie in the span, which ends a moment after the first."""
+    lake.land_rows(CONFIG, WINDOW, monitored_rows(500, 0, WINDOW))
+    later = Window(SECOND.start + timedelta(hours=1), SECOND.end)
+    lake.land_rows(CONFIG, SECOND, monitored_rows(500, 1, later))
+    known = labels([f"1-{number}" for number in range(500)], [1] * 500, [SECOND.end] * 500, later.start)
+    lake.land_labels(CONFIG, known, SECOND.end)
+    snapshot = lake.labelled_snapshot(CONFIG, Window(WINDOW.start, SECOND.start + timedelta(minutes=1)), SECOND.end)
+    assert (snapshot.rows, snapshot.labelled_rows) == (500, 0)
+    assert lake.read_labelled(snapshot).num_rows == 0
