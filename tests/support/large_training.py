@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ LIBRARIES = {
     "ours": ("tests.support.trained_models", "tasks.training.train", "tasks.adapters.registry.registration"),
     "plain": ("xgboost", "sklearn"),
 }
-"""What each step loads before its work is timed."""
+"""What each step loads before its work is timed; the stage's snapshot is taken before too."""
 COLOURS = np.array([f"colour {number}" for number in range(20)])
 
 
@@ -123,8 +125,8 @@ def land(size: Size, engine: str) -> None:
     writer.close()
 
 
-def ours(size: Size, engine: str) -> str:
-    """Run the stage from the snapshot to the registered version, and return the version's SHA-256."""
+def ours(size: Size, engine: str) -> Callable[[], str]:
+    """Take the snapshot, and return what runs the stage from there to the registered version, whose SHA-256 it returns."""
     from prefect.logging import disable_run_logger
 
     from tasks.adapters import lake
@@ -134,9 +136,12 @@ def ours(size: Size, engine: str) -> str:
     config = config_of(size, engine)
     span = Window(config.period.start, config.period.start + timedelta(days=DAYS))
     snapshot = lake.labelled_snapshot(config, span, span.end + timedelta(days=1))
-    with disable_run_logger():
-        version = train.train_challenger.fn(config, snapshot, "decision")
-    return str(version.sha256)
+
+    def work() -> str:
+        with disable_run_logger():
+            return str(train.train_challenger.fn(config, snapshot, "decision").sha256)
+
+    return work
 
 
 def plain(size: Size, engine: str) -> None:
@@ -171,12 +176,14 @@ def main() -> None:
     step, size, engine = sys.argv[1], Size(**json.loads(sys.argv[2])), sys.argv[3]
     for library in LIBRARIES[step]:
         import_module(library)
-    loaded = time.process_time()
+    works = {"land": partial(land, size, engine), "plain": partial(plain, size, engine)}
+    work = works[step] if step in works else ours(size, engine)
+    before = time.process_time()
     peak = [0.0]
     threading.Thread(target=_watch, args=(peak,), daemon=True).start()
-    found = {"land": land, "ours": ours, "plain": plain}[step](size, engine) or ""
+    found = work() or ""
     cpu_s, peak_mb = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(asdict(Used(cpu_s, cpu_s - loaded, peak_mb, peak[0], found))))
+    print(json.dumps(asdict(Used(cpu_s, cpu_s - before, peak_mb, peak[0], found))))
 
 
 def _watch(peak: list[float]) -> None:
