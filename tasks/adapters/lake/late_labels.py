@@ -233,7 +233,7 @@ class FileLabels:
         """Yield each file's labels, null where unknown. Raises LakeError if an id occurs twice in its window."""
         windows, span, as_of = _windows(self._rows), self._snapshot.window, self._snapshot.as_of
         assert as_of is not None  # noqa: S101, callers set or check it
-        kind = _label_type(self.files, self._labels)
+        kind = _label_type(self._labels)
         for file in self.files:
             rows, _ = read_span(self._rows, [file], span, ())
             label = _label_of_each(rows, windows, self._labels, as_of).cast(kind)
@@ -258,17 +258,16 @@ def _joined(
     assert snapshot.as_of is not None  # noqa: S101, both callers set or check it
     used = _files_of(snapshot, rows)
     table, label_name = read_span(rows, used, snapshot.window, columns)
-    label = _label_of_each(table, _windows(rows), labels, snapshot.as_of).cast(_label_type(used, labels))
+    label = _label_of_each(table, _windows(rows), labels, snapshot.as_of).cast(_label_type(labels))
     label_hash = column_hashes(pa.table({label_name: label}))[label_name]
     joined = table.append_column(label_name, label)
     return joined, digest(snapshot.window.name, label_hash, *(file.content_hash for file in used), length=64)
 
 
-def _label_type(used: Sequence[LandedFile], labels: LandedTable | None) -> pa.DataType:
-    """Return the type of the labels that landed for these files' windows; float64 without any."""
-    files = _files_by_window(labels)
-    known = [found[-1] for file in used if (found := files.get(parse_window(file.window)))]
-    return labels.opened(known[-1]).schema().field(1).type if labels and known else pa.float64()
+def _label_type(labels: LandedTable | None) -> pa.DataType:
+    """Return the type of the labels that have landed, which is the same in all files; float64 without any."""
+    files = labels.files() if labels else []
+    return labels.opened(files[-1]).schema().field(1).type if labels and files else pa.float64()
 
 
 def _files_of(snapshot: Snapshot, rows: LandedTable) -> list[LandedFile]:

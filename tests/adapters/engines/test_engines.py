@@ -222,3 +222,17 @@ def test_snapshot_without_a_label_in_its_span_is_read_as_it_was_taken():
     snapshot = lake.labelled_snapshot(CONFIG, Window(WINDOW.start, SECOND.start + timedelta(minutes=1)), SECOND.end)
     assert (snapshot.rows, snapshot.labelled_rows) == (500, 0)
     assert lake.read_labelled(snapshot).num_rows == 0
+
+
+@pytest.mark.parametrize("values", [[1, 0], ["yes", "no"]])
+def test_labels_keep_their_type_where_the_window_that_they_lie_under_is_left_out(values):
+    """A label lies under the first window of its time, also once a longer one holds the same rows."""
+    wide = Window(WINDOW.start, SECOND.end)
+    for window in (WINDOW, wide):
+        lake.land_rows(CONFIG, window, monitored_rows(3, 0, WINDOW))
+    lake.land_labels(CONFIG, labels(["0-0", "0-1"], values, [WINDOW.end] * 2, WINDOW.start), SECOND.end)
+    for excluded in (WINDOW.name, wide.name):
+        snapshot = lake.labelled_snapshot(CONFIG, wide, SECOND.end, [excluded])
+        label = lake.read_labelled(snapshot).column(-1)
+        assert label.type == pa.array(values).type
+        assert sorted(label.to_pylist(), key=str) == sorted(values, key=str)
