@@ -221,10 +221,8 @@ def preview(
     if as_json:
         print_json(found)
     else:
-        stopped, more = (
-            found.refusals[1:],
-            found.reasons if found.refusals else found.reasons[1:],
-        )  # the headline has the first
+        # the headline has the first of them
+        stopped, more = found.refusals[1:], found.reasons if found.refusals else found.reasons[1:]
         print(found.headline, *(f"would be stopped: {each}" for each in stopped), *more, sep="\n  ")
 
 

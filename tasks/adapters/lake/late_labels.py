@@ -143,7 +143,7 @@ def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excl
     if windows_are_disjoint(unlabelled, rows):
         found = FileLabels(unlabelled, rows, labels)
         counts = [(len(each), len(each) - each.null_count) for each in found]
-        total, known = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+        total, known = (sum(column) for column in zip(*counts, strict=True))
         return replace(unlabelled, rows=total, labelled_rows=known, content_hash=found.content_hash)
     joined, content_hash = _joined(unlabelled, rows, labels, ())
     known = joined.num_rows - joined.column(-1).null_count

@@ -96,13 +96,8 @@ def with_settings(config: ModelConfig, parameters: dict[str, JsonValue], recipe:
 
 def asked_for(config: ModelConfig) -> str:
     """Return a digest of what the model's file asks for; found settings count as long as it stays the same."""
-    names = {
-        "estimator",
-        "parameters",
-        "pipeline",
-        "recipe",
-        "engine",
-    }  # memory, the default engine, is not in the dump
+    # memory, the default engine, is not in the dump
+    names = {"estimator", "parameters", "pipeline", "recipe", "engine"}
     return digest(config.training.model_dump_json(include=names))
 
 

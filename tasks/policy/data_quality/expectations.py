@@ -129,9 +129,8 @@ def _feature(reference: FeatureReference, limits: QualityLimits, personal: bool)
 
     own = rule.max_null_share if rule else None
     nulls = before.null_share + limits.max_null_share_increase if own is None else own
-    if (
-        before.values and before.null_share <= 1 - SPARSE
-    ):  # a column without any value is broken, however many nulls are accepted
+    # a column without any value is broken, however many nulls are accepted
+    if before.values and before.null_share <= 1 - SPARSE:
         nulls = min(nulls, 1 - 1 / STEPS)
     if nulls < 1:
         yield expected("null share", NOT_NULL, {}, nulls)
